@@ -1,0 +1,37 @@
+#include "engine/engine.h"
+
+#include "bindings/module.h"
+#include "engine/session.h"
+
+namespace py = pybind11;
+
+namespace tandem::bindings {
+
+void init_engine(py::module_& module) {
+  py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine")
+      .def(py::init([](const std::string& path, const std::string& library, int num_threads, int64_t max_context,
+                       const std::string& cache_dir) {
+             const py::gil_scoped_release nogil;
+             return take(Engine::open(path, {library, num_threads, max_context, cache_dir}));
+           }),
+           py::arg("path"), py::arg("library"), py::arg("num_threads") = 0, py::arg("max_context") = 0,
+           py::arg("cache_dir") = "")
+      .def_property_readonly("tokenizer", &Engine::tokenizer, py::return_value_policy::reference_internal)
+      .def("info",
+           [](const Engine& engine) {
+             py::dict info;
+             info["manifest"] = engine.bundle().manifest_json();
+             info["bundle_hash"] = engine.bundle().hash();
+             info["num_threads"] = engine.num_threads();
+             info["max_context"] = engine.max_context();
+             info["load_seconds"] = engine.load_seconds();
+             info["warm_start"] = engine.warm_start();
+             return info;
+           })
+      .def("session", [](Engine& engine) {
+        const py::gil_scoped_release nogil;
+        return take(engine.new_session());
+      });
+}
+
+}  // namespace tandem::bindings

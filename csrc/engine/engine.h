@@ -1,0 +1,57 @@
+// Engine: one bundle, loaded once: tokenizer, compiled model, options. Sessions are made from it and keep it alive.
+// Thread-safe. Depends on model, decode, tokenizer, bundle.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "base/status.h"
+#include "bundle/reader.h"
+#include "litert/handles.h"
+#include "litert/weight_cache.h"
+#include "model/portable_target.h"
+#include "tokenizer/tokenizer.h"
+
+namespace tandem {
+
+class Session;
+
+struct EngineOptions {
+  std::string library_path;  // libLiteRt.so
+  int num_threads = 0;       // 0: the physical cores that this process may use
+  int64_t max_context = 0;   // tokens; 0: what the bundle was converted for
+  std::string cache_dir;     // packed weights; empty: memory
+};
+
+class Engine : public std::enable_shared_from_this<Engine> {
+ public:
+  static Result<std::shared_ptr<Engine>> open(const std::string& path, const EngineOptions& options);
+
+  Result<std::unique_ptr<Session>> new_session();
+
+  const Bundle& bundle() const { return bundle_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  PortableTarget& target() { return *target_; }
+  int num_threads() const { return num_threads_; }
+  int64_t max_context() const { return max_context_; }
+  double load_seconds() const { return load_seconds_; }
+  bool warm_start() const { return warm_start_; }  // packed weights came from the cache folder
+
+ private:
+  explicit Engine(Bundle bundle) : bundle_(std::move(bundle)) {}
+
+  // In order of creation: each may point into those above it.
+  Bundle bundle_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  litert::Environment environment_;
+  std::unique_ptr<litert::Model> model_;
+  std::unique_ptr<litert::WeightCache> weight_cache_;
+  std::unique_ptr<PortableTarget> target_;
+  int num_threads_ = 1;
+  int64_t max_context_ = 0;
+  double load_seconds_ = 0;
+  bool warm_start_ = false;
+};
+
+}  // namespace tandem

@@ -1,0 +1,30 @@
+// The KV cache of one sequence in the layout of the portable graphs: per layer K [1,Hkv,context,D], V [1,Hkv,D,context],
+// float32. The graphs update it in place: one buffer is bound as input and as output. Pages are committed by the
+// operating system on first touch. Single owner. Depends on litert.
+#pragma once
+
+#include <vector>
+
+#include "litert/handles.h"
+
+namespace tandem {
+
+class KvCache {
+ public:
+  // One buffer per `kv_cache_*` input of `signature`, in its order.
+  static Result<KvCache> create(const std::shared_ptr<const litert::Library>& library,
+                                const litert::Signature& signature);
+
+  // The buffer for the tensor of this name; nullptr when there is none.
+  litert::RtTensorBuffer find(const std::string& name) const;
+  std::size_t reserved_bytes() const;
+
+ private:
+  std::vector<std::string> names_;
+  std::vector<litert::HostTensor> tensors_;
+};
+
+// True for names of cache tensors.
+bool is_kv_name(const std::string& name);
+
+}  // namespace tandem

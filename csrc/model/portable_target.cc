@@ -1,0 +1,173 @@
+#include "model/portable_target.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+namespace tandem {
+namespace {
+
+constexpr float kMasked = -0.7f * std::numeric_limits<float>::max();  // LiteRT-LM's value for float masks
+
+Status malformed(const std::string& what) {
+  return {Code::kBundle, "the bundle's graphs are not Tandem's: " + what + "; convert the model again"};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<PortableTarget>> PortableTarget::create(const litert::Environment& environment,
+                                                               const litert::Model& model,
+                                                               const litert::CpuOptions& options) {
+  auto target = std::make_unique<PortableTarget>();
+  target->library_ = environment.library();
+  litert::CpuOptions selected = options;
+  for (const litert::Signature& signature : model.signatures()) {
+    const bool prefill = signature.key.starts_with("prefill_");
+    const bool score = signature.key.starts_with("score_");
+    const bool decode = signature.key == "decode";
+    if (!prefill && !score && !decode) continue;
+    selected.signature_keys.push_back(signature.key);
+    TANDEM_ASSIGN_OR_RETURN(Step step, make_step(target->library_, signature));
+    if (decode) {
+      target->decode_ = std::move(step);
+    } else {
+      (prefill ? target->prefill_ : target->score_).push_back(std::move(step));
+    }
+  }
+  if (target->decode_.signature == nullptr || target->decode_.logits == nullptr || target->decode_.rows != 1) {
+    return malformed("no 'decode' signature with logits");
+  }
+  for (const Step& step : target->score_) {
+    if (step.logits == nullptr) return malformed("'" + step.signature->key + "' has no logits");
+  }
+  const auto larger = [](const Step& a, const Step& b) { return a.rows > b.rows; };
+  std::sort(target->prefill_.begin(), target->prefill_.end(), larger);
+  std::sort(target->score_.begin(), target->score_.end(), larger);
+
+  for (const litert::TensorInfo& input : target->decode_.signature->inputs) {
+    if (input.name == "mask") target->context_ = input.shape().back();
+  }
+  for (const litert::TensorInfo& output : target->decode_.signature->outputs) {
+    if (output.name == "logits") target->vocab_size_ = output.shape().back();
+  }
+  TANDEM_ASSIGN_OR_RETURN(target->compiled_, litert::CompiledModel::create(environment, model, selected));
+  return target;
+}
+
+Result<PortableTarget::Step> PortableTarget::make_step(const std::shared_ptr<const litert::Library>& library,
+                                                       const litert::Signature& signature) {
+  Step step;
+  step.signature = &signature;
+  for (const litert::TensorInfo& input : signature.inputs) {
+    if (is_kv_name(input.name)) {
+      step.inputs.push_back(nullptr);
+      continue;
+    }
+    TANDEM_ASSIGN_OR_RETURN(auto tensor, litert::HostTensor::create(library, input));
+    if (input.name == "tokens" && input.type.element_type == litert::kInt32) {
+      step.tokens = tensor.data<int32_t>();
+      step.rows = input.elements();
+    } else if (input.name == "input_pos" && input.type.element_type == litert::kInt32) {
+      step.positions = tensor.data<int32_t>();
+    } else if (input.name == "mask") {
+      step.mask = tensor.data<void>();
+      step.mask_is_bool = input.type.element_type == litert::kBool;
+    } else {
+      return malformed("'" + signature.key + "' has an unknown input '" + input.name + "'");
+    }
+    step.inputs.push_back(tensor.buffer());
+    step.owned.push_back(std::move(tensor));
+  }
+  for (const litert::TensorInfo& output : signature.outputs) {
+    if (is_kv_name(output.name)) {
+      step.outputs.push_back(nullptr);
+      continue;
+    }
+    TANDEM_ASSIGN_OR_RETURN(auto tensor, litert::HostTensor::create(library, output));
+    if (output.name == "logits") step.logits = tensor.data<float>();
+    step.outputs.push_back(tensor.buffer());
+    step.owned.push_back(std::move(tensor));
+  }
+  if (step.tokens == nullptr || step.positions == nullptr || step.mask == nullptr) {
+    return malformed("'" + signature.key + "' lacks tokens, input_pos or mask");
+  }
+  return step;
+}
+
+Result<KvCache> PortableTarget::new_cache() const { return KvCache::create(library_, *decode_.signature); }
+
+void PortableTarget::fill_mask(Step& step, int64_t start, int64_t count) const {
+  // Row i may see keys 0 .. start+i; a row of padding sees key 0, so that its softmax stays finite.
+  for (int64_t row = 0; row < step.rows; ++row) {
+    const int64_t visible = row < count ? start + row + 1 : 1;
+    if (step.mask_is_bool) {
+      auto* out = static_cast<uint8_t*>(step.mask) + row * context_;
+      std::memset(out, 1, static_cast<std::size_t>(visible));
+      std::memset(out + visible, 0, static_cast<std::size_t>(context_ - visible));
+    } else {
+      auto* out = static_cast<float*>(step.mask) + row * context_;
+      std::fill(out, out + visible, 0.0f);
+      std::fill(out + visible, out + context_, kMasked);
+    }
+  }
+}
+
+Status PortableTarget::run(Step& step, const KvCache& cache, int64_t start, std::span<const int32_t> ids) {
+  const auto count = static_cast<int64_t>(ids.size());
+  for (int64_t row = 0; row < step.rows; ++row) {
+    step.tokens[row] = row < count ? ids[static_cast<std::size_t>(row)] : 0;
+    step.positions[row] = static_cast<int32_t>(row < count ? start + row : 0);
+  }
+  fill_mask(step, start, count);
+  std::vector<litert::RtTensorBuffer> inputs = step.inputs;
+  std::vector<litert::RtTensorBuffer> outputs = step.outputs;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i] == nullptr) inputs[i] = cache.find(step.signature->inputs[i].name);
+  }
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (outputs[i] == nullptr) outputs[i] = cache.find(step.signature->outputs[i].name);
+  }
+  return compiled_.run(*step.signature, inputs, outputs);
+}
+
+PortableTarget::Step& PortableTarget::choose(std::vector<Step>& steps, int64_t start, int64_t left) {
+  for (Step& step : steps) {
+    if (left * 2 >= step.rows && start + step.rows <= context_) return step;
+  }
+  return decode_;
+}
+
+Status PortableTarget::prefill(const KvCache& cache, int64_t start, std::span<const int32_t> ids,
+                               const std::atomic<bool>& cancelled, int64_t* done) {
+  *done = 0;
+  while (*done < static_cast<int64_t>(ids.size())) {
+    if (cancelled) return {Code::kCancelled, "cancelled"};
+    const std::lock_guard lock(mutex_);
+    const int64_t left = static_cast<int64_t>(ids.size()) - *done;
+    Step& step = choose(prefill_, start + *done, left);
+    const int64_t take = std::min(left, step.rows);
+    const auto first = static_cast<std::size_t>(*done);
+    TANDEM_RETURN_IF_ERROR(run(step, cache, start + *done, ids.subspan(first, static_cast<std::size_t>(take))));
+    *done += take;
+  }
+  return {};
+}
+
+Status PortableTarget::score(const KvCache& cache, int64_t start, std::span<const int32_t> ids,
+                             const std::atomic<bool>& cancelled, float* logits, int64_t* done) {
+  *done = 0;
+  while (*done < static_cast<int64_t>(ids.size())) {
+    if (cancelled) return {Code::kCancelled, "cancelled"};
+    const std::lock_guard lock(mutex_);
+    const int64_t left = static_cast<int64_t>(ids.size()) - *done;
+    Step& step = choose(score_, start + *done, left);
+    const int64_t take = std::min(left, step.rows);
+    const auto first = static_cast<std::size_t>(*done);
+    TANDEM_RETURN_IF_ERROR(run(step, cache, start + *done, ids.subspan(first, static_cast<std::size_t>(take))));
+    std::memcpy(logits + *done * vocab_size_, step.logits, static_cast<std::size_t>(take * vocab_size_) * sizeof(float));
+    *done += take;
+  }
+  return {};
+}
+
+}  // namespace tandem

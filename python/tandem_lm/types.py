@@ -1,0 +1,136 @@
+"""The plain records of the public API: what a caller passes in and gets back. All are frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import _checks
+from .errors import InvalidRequestError
+
+_INFINITY = float("inf")
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a loaded bundle is."""
+
+    family: str
+    quantization: str
+    layers: int
+    vocab_size: int
+    hidden_size: int
+    max_context: int  # tokens that one session can hold
+    bos_id: int
+    eos_ids: tuple[int, ...]
+    pad_id: int
+    suppress_ids: tuple[int, ...]  # never generated
+    add_bos: bool  # whether raw text starts with the bos token
+    chat_template: str | None  # Jinja2 source; None for a base model
+    sampler: Mapping[str, float]  # what the model's makers recommend: temperature, top_k, top_p
+    num_threads: int
+    backend: str = "cpu"
+    kv_dtype: str = "f32"
+    has_drafter: bool = False
+    modalities: tuple[str, ...] = ("text",)
+    load_seconds: float = 0.0
+
+    @classmethod
+    def from_native(cls, info: Mapping[str, Any]) -> EngineInfo:
+        """Unknown keys are left aside: the native module may know more than this class shows."""
+        values = {name: info[name] for name in cls.__dataclass_fields__ if name in info}
+        for name in ("eos_ids", "suppress_ids", "modalities"):
+            if name in values:
+                values[name] = tuple(values[name])
+        values["sampler"] = dict(values["sampler"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How the next token is chosen and when to stop. The defaults are greedy.
+
+    Order of the steps: suppress -> penalties -> temperature -> top_k -> top_p -> min_p -> draw.
+    """
+
+    temperature: float = 0.0  # 0 takes the most likely token
+    top_k: int = 0  # keep the k most likely tokens; 0 keeps all
+    top_p: float = 1.0  # keep the smallest set with this probability; 1 keeps all
+    min_p: float = 0.0  # drop what is less likely than min_p times the most likely token
+    repetition_penalty: float = 1.0  # divides (multiplies, if negative) logits of tokens already present; 1 is off
+    presence_penalty: float = 0.0  # subtracted once from logits of generated tokens
+    frequency_penalty: float = 0.0  # subtracted per occurrence
+    seed: int | None = None  # None draws a new seed for every generation
+    max_tokens: int = 256
+    logprobs: bool = False  # compute Token.logprob
+    stop_strings: tuple[str, ...] = ()  # generation ends before the first of them; it is not part of the text
+    stop_ids: tuple[int, ...] | None = None  # None: the model's own end tokens
+    suppress_ids: tuple[int, ...] = ()  # in addition to the model's own
+
+    def __post_init__(self) -> None:
+        _checks.real("temperature", self.temperature, 0.0, _INFINITY)
+        _checks.integer("top_k", self.top_k, 0)
+        _checks.real("top_p", self.top_p, 0.0, 1.0, above=True)
+        _checks.real("min_p", self.min_p, 0.0, 1.0)
+        _checks.real("repetition_penalty", self.repetition_penalty, 0.0, _INFINITY, above=True)
+        _checks.real("presence_penalty", self.presence_penalty, -_INFINITY, _INFINITY)
+        _checks.real("frequency_penalty", self.frequency_penalty, -_INFINITY, _INFINITY)
+        _checks.integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if self.seed is not None:
+            _checks.integer("seed", self.seed, 0, 2**63 - 1)
+        self._freeze("stop_strings", str)
+        if any(not s for s in self.stop_strings):
+            raise InvalidRequestError("stop_strings must not contain an empty string: it would match everywhere")
+        self._freeze("suppress_ids", int)
+        if self.stop_ids is not None:
+            self._freeze("stop_ids", int)
+
+    def _freeze(self, name: str, kind: type) -> None:
+        """Makes a tuple of any sequence of `kind`; a bare string is a mistake, not a sequence of letters."""
+        value = getattr(self, name)
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise InvalidRequestError(f"{name} must be a list of {kind.__name__}, got {value!r}")
+        items = tuple(value)
+        if not all(isinstance(item, kind) for item in items):
+            raise InvalidRequestError(f"{name} must contain only {kind.__name__}, got {items!r}")
+        object.__setattr__(self, name, items)
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token. `text` is the complete UTF-8 that became final with it, and may be empty."""
+
+    id: int
+    text: str
+    logprob: float = 0.0
+    from_draft: bool = False
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a session has done since it was opened."""
+
+    prefill_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_tokens: int = 0
+    decode_seconds: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
+    accepted_by_position: tuple[int, ...] = field(default=())
+    verify_steps: int = 0
+
+    @classmethod
+    def from_native(cls, stats: Mapping[str, Any]) -> Stats:
+        values = {name: stats[name] for name in cls.__dataclass_fields__ if name in stats}
+        if "accepted_by_position" in values:
+            values["accepted_by_position"] = tuple(values["accepted_by_position"])
+        return cls(**values)
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
