@@ -1,8 +1,8 @@
 """Builds the portable graphs of a ModelSpec: signatures prefill_<N> and decode over shared weights, builtin ops only.
 
 One builder serves every family; what differs is in the spec. Layouts: the residual stream is [T, H]; K cache
-[1, Hkv, context, D], V cache transposed [1, Hkv, D, context], both f32 and updated in place (the host binds one buffer as
-input and output). Query heads of one KV head are stacked as rows of one matrix product, so K and V are never copied per head.
+[1, Hkv, context, D], V cache transposed [1, Hkv, D, context], both f32 and updated in place (the host binds one buffer
+as input and output). Query heads of one KV head are stacked as rows of one matrix product: K and V are not copied.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from .family import Layer, ModelSpec, Rope
 from .quantize import Scheme
 from .tflite import F32, I4, I8, I32, Array, Model, Subgraph, Tensor, Weight
 
-# The mask's slope per position: a visible distance keeps the mask's value, a forbidden one gets at most -2^100. A power of
-# two keeps products with positions exact; times 2^18 positions it is still far inside f32.
+# The mask's slope per position: a visible distance keeps the mask's value, a forbidden one gets at most -2^100. A power
+# of two keeps products with positions exact; times 2^18 positions it is still far inside f32.
 _SLOPE = np.float32(2.0**100)
 
 # 2 pi in pieces of 8 bits (the last takes the rest): a turn count of up to 16 bits times a piece is exact in f32.
 _TURN = (201.0 / 32.0, 254.0 / 2.0**17, 2.0 * np.pi - 201.0 / 32.0 - 254.0 / 2.0**17)
+
+_NORMS = ("input_norm", "post_attention_norm", "pre_feedforward_norm", "post_feedforward_norm", "q_norm", "k_norm")
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ def small_names(spec: ModelSpec) -> list[str]:
     """Canonical names of the vectors that are stored inside the flatbuffer."""
     names = ["norm.weight"]
     for i in range(len(spec.layers)):
-        norms = ("input_norm", "post_attention_norm", "pre_feedforward_norm", "post_feedforward_norm", "q_norm", "k_norm")
-        names += [f"layers.{i}.{norm}.weight" for norm in norms]
+        names += [f"layers.{i}.{norm}.weight" for norm in _NORMS]
         if spec.layer_scalar:
             names.append(f"layers.{i}.scalar")
     return names
@@ -156,16 +157,15 @@ class _Signature:
         self._distance = self._sub(scaled_q, scaled_k, (t, self._context))
 
     def _layer_mask(self, window: int) -> Tensor:
-        """The mask of a layer kind: the input mask, cut to k <= q (full) or k > q - window (sliding). The host's mask is
-        causal already; cutting per kind here lets image blocks see ahead in sliding layers only, as they should."""
+        """The mask of a layer kind: the input mask, cut to k <= q (full) or k > q - window (sliding). The host's mask
+        is causal already; cutting per kind here lets image blocks see ahead in sliding layers only, as they should."""
         if window not in self._masks:
             shape = (self._t, self._context)
             limit = self._distance
             if window:
                 limit = self._sub(self._f32(_SLOPE * np.float32(window - 1)), self._distance, shape)
             limit = self._reshape(limit, (1, 1, *shape))
-            options = ("MaximumMinimumOptions", {})
-            self._masks[window] = self._g.op("MINIMUM", [self._mask, limit], (1, 1, *shape), options)
+            self._masks[window] = self._g.op("MINIMUM", [self._mask, limit], limit.shape, ("MaximumMinimumOptions", {}))
         return self._masks[window]
 
     def _rope_tables(self, rope: Rope, head_dim: int) -> tuple[Tensor, Tensor]:
@@ -269,13 +269,15 @@ class _Signature:
             logits = self._mul(logits, self._f32(spec.final_softcap), logits.shape)
         g.output("logits", self._reshape(logits, (1, self._t, spec.vocab_size)))
 
-    # ------------------------------------------------------------------------------------------------------ small pieces
+    # ----------------------------------------------------------------------------------------------------- small pieces
     def _linear(self, x: Tensor, name: str) -> Tensor:
         weight = self._weights[name + ".weight"]
         version = 12 if weight.block else 7 if weight.dtype == I4 else 5 if weight.dtype == I8 else 1
         options = ("FullyConnectedOptions", {"keepNumDims": True})
         shape = (*x.shape[:-1], weight.shape[0])
-        return self._g.op("FULLY_CONNECTED", [x, self._g.weight(weight), None], shape, options, version=version, label=name)
+        return self._g.op(
+            "FULLY_CONNECTED", [x, self._g.weight(weight), None], shape, options, version=version, label=name
+        )
 
     def _rms(self, x: Tensor) -> Tensor:
         column = (*x.shape[:-1], 1)

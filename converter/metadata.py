@@ -41,9 +41,14 @@ def message(field: int, body: bytes) -> bytes:
     return varint(field << 3 | 2) + varint(len(body)) + body
 
 
-def _token(field: int, ids: Sequence[int]) -> bytes:
-    """A TokenUnion field that holds token_ids."""
-    return message(field, message(1, message(1, b"".join(varint(i) for i in ids))))
+def _token_ids(ids: Sequence[int]) -> bytes:
+    """The body of a TokenIds message."""
+    return message(1, b"".join(varint(i) for i in ids))
+
+
+def _token(field: int, token: int) -> bytes:
+    """A TokenUnion field that holds one token id."""
+    return message(field, message(1, _token_ids([token])))
 
 
 def _sampler(sampler: dict[str, float]) -> bytes:
@@ -55,15 +60,15 @@ def _sampler(sampler: dict[str, float]) -> bytes:
 
 
 def portable_template(template: str | None) -> str | None:
-    """The chat template if LiteRT-LM's own template engine can run it: it has no dict.get(). Our manifest keeps it anyway."""
+    """The chat template if LiteRT-LM's template engine can run it: it has no dict.get(). Our manifest has it anyway."""
     return None if template is None or ".get(" in template else template
 
 
 def llm_metadata(spec: ModelSpec, context: int, template: str | None) -> bytes:
     """The section's bytes."""
-    out = _token(1, [spec.bos_id])
+    out = _token(1, spec.bos_id)
     for stop in spec.eos_ids:
-        out += _token(2, [stop])
+        out += _token(2, stop)
     if spec.sampler:
         out += message(4, _sampler(spec.sampler))
     out += integer(5, context)
@@ -71,8 +76,8 @@ def llm_metadata(spec: ModelSpec, context: int, template: str | None) -> bytes:
     portable = portable_template(template)
     if portable is not None:
         out += message(7, portable.encode())
-    for token in spec.suppress_ids:
-        out += _token(9, [token])
+    if spec.suppress_ids:
+        out += message(9, _token_ids(spec.suppress_ids))
     out += integer(11, 0) + integer(12, 0)  # thinking and tools: this layer leaves them to our runtime
-    out += _token(13, [spec.pad_id])
+    out += _token(13, spec.pad_id)
     return out

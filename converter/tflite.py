@@ -1,9 +1,9 @@
 """Authors .tflite flatbuffers: tensors, ops, signatures, shared quantisation tables, weights outside the flatbuffer.
 
-A model is described first (`Model`, `Subgraph`), then serialised by `Model.serialize` as often as needed. The serialised
-length depends only on the description, not on weight offsets or scale values: a first pass with placeholders tells where
-the weights begin, and a second one, after the weights were streamed out, has the real values.
-Format: the tflite schema as shipped in the ai-edge-litert wheel; offsets in `Buffer.offset` count from the model's start.
+A model is described first (`Model`, `Subgraph`), then serialised by `Model.serialize` as often as needed. The length
+depends only on the description, not on weight offsets or scale values: a first pass with placeholders tells where the
+weights begin, and a second one, after the weights were streamed out, has the real values.
+Format: the tflite schema in the ai-edge-litert wheel; offsets in `Buffer.offset` count from the model's start.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import flatbuffers
+import flatbuffers  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import schema_py_generated as _schema
+from ai_edge_litert import schema_py_generated as _schema  # type: ignore[import-untyped]
 
 schema: Any = _schema
 Array = npt.NDArray[Any]
@@ -48,7 +48,7 @@ class Buffer:
 @dataclass
 class Weight:
     """A weight that every signature may use; its bytes lie outside the flatbuffer. `scales` is filled in when they are
-    known: f32 [rows] (per row); block-wise scales are bytes of `scale_buffer` instead. `scheme` bits 32 = plain f32."""
+    known: f32 [rows] (per row); block-wise scales are bytes of `scale_buffer` instead."""
 
     name: str
     shape: tuple[int, int]
@@ -199,12 +199,11 @@ class Model:
         """Places the external buffers behind the flatbuffer; returns (flatbuffer length, model length)."""
         for buffer in self.buffers:
             buffer.offset = 1  # a placeholder; 0 would mean "inline" and leave the field out
-        length = len(self.serialize())
-        end = align(length)
+        length = end = len(self.serialize())
         for buffer in self.buffers:
             if buffer.data is None:
-                buffer.offset = end
-                end = align(end + buffer.size)
+                buffer.offset = align(end)
+                end = buffer.offset + buffer.size
         return length, end
 
     def serialize(self) -> bytes:

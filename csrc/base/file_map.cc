@@ -116,8 +116,7 @@ Status FileMap::read_at(uint64_t offset, std::span<std::byte> out) const {
                                  " of '" + path_ + "': it has only " + std::to_string(file_bytes_));
   }
   while (!out.empty()) {
-    const ssize_t got =
-        pread(fd_, out.data(), std::min(out.size(), kMaxReadBytes), static_cast<off_t>(offset));
+    const ssize_t got = pread(fd_, out.data(), std::min(out.size(), kMaxReadBytes), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return io_error(path_, "read", errno);
     if (got == 0) return shrunk(path_, file_bytes_, offset);

@@ -34,7 +34,7 @@ class FileMap {
   std::span<std::byte> writable_bytes() const;  // empty unless kPrivateWritable
 
   const std::string& path() const { return path_; }
-  int fd() const { return fd_; }                      // owned by this object; -1 when empty
+  int fd() const { return fd_; }                       // owned by this object; -1 when empty
   uint64_t file_bytes() const { return file_bytes_; }  // size of the whole file when it was opened
 
   // Touching mapped pages behind the end of a file that has shrunk kills the process (SIGBUS): check before long reads.

@@ -29,16 +29,16 @@ class Json {
   // On failure the message gives the position as "line L, column C" (column in bytes, from 1).
   static Result<Json> parse(std::string_view text, const JsonLimits& limits = {});
 
-  Json() = default;  // null
-  Json(bool value) : value_(value) {}                        // NOLINT: implicit on purpose
-  Json(int value) : value_(int64_t{value}) {}                // NOLINT
-  Json(int64_t value) : value_(value) {}                     // NOLINT
+  Json() = default;                                              // null
+  Json(bool value) : value_(value) {}                            // NOLINT: implicit on purpose
+  Json(int value) : value_(int64_t{value}) {}                    // NOLINT
+  Json(int64_t value) : value_(value) {}                         // NOLINT
   Json(uint64_t value) : value_(static_cast<int64_t>(value)) {}  // NOLINT: sizes in files are below 2^63
-  Json(double value) : value_(value) {}                      // NOLINT
-  Json(std::string value) : value_(std::move(value)) {}      // NOLINT
-  Json(std::string_view value) : value_(std::string(value)) {}  // NOLINT
-  Json(const char* value) : value_(std::string(value)) {}    // NOLINT
-  Json(Array items) : value_(std::move(items)) {}            // NOLINT
+  Json(double value) : value_(value) {}                          // NOLINT
+  Json(std::string value) : value_(std::move(value)) {}          // NOLINT
+  Json(std::string_view value) : value_(std::string(value)) {}   // NOLINT
+  Json(const char* value) : value_(std::string(value)) {}        // NOLINT
+  Json(Array items) : value_(std::move(items)) {}                // NOLINT
   static Json object();
 
   bool is_null() const { return std::holds_alternative<std::monostate>(value_); }

@@ -20,7 +20,7 @@ void init_engine(py::module_& module) {
       .def("info",
            [](const Engine& engine) {
              py::dict info;
-             info["manifest"] = engine.bundle().manifest_json();
+             info["manifest"] = engine.bundle().manifest_text();
              info["bundle_hash"] = engine.bundle().hash();
              info["num_threads"] = engine.num_threads();
              info["max_context"] = engine.max_context();

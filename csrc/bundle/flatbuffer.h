@@ -28,7 +28,7 @@ class FlatReader {
 
   bool ok() const { return error_.empty(); }
   const std::string& error() const { return error_; }  // the first fault and its byte position
-  void fail(uint64_t at, const std::string& what);      // also for faults that the caller finds
+  void fail(uint64_t at, const std::string& what);     // also for faults that the caller finds
 
  private:
   friend class FlatTable;
@@ -36,7 +36,7 @@ class FlatReader {
 
   bool fits(uint64_t at, uint64_t count) const { return at <= bytes_.size() && count <= bytes_.size() - at; }
   template <class T>
-  T load(uint64_t at);         // 0 and a fault when it lies outside
+  T load(uint64_t at);           // 0 and a fault when it lies outside
   uint64_t follow(uint64_t at);  // position that the 32-bit offset stored at `at` points to; 0 after a fault
   bool visit(uint64_t at);
   FlatTable table_at(uint64_t at);
@@ -70,7 +70,7 @@ class FlatTable {
   uint64_t field(int slot, uint64_t bytes) const;  // position of the field's data, or 0
 
   FlatReader* reader_ = nullptr;
-  uint64_t at_ = 0, bytes_ = 0;                // the table
+  uint64_t at_ = 0, bytes_ = 0;  // the table
   uint64_t vtable_ = 0, vtable_bytes_ = 0;
 };
 

@@ -17,11 +17,11 @@ constexpr uint64_t kMaxHeaderVisits = 1 << 16;  // more than 16 KiB can hold wit
 
 // Slots of the container's schema.
 namespace slot {
-constexpr int kSystemMetadata = 0, kSectionMetadata = 1;             // LiteRTLMMetaData
-constexpr int kEntries = 0;                                          // SystemMetadata
-constexpr int kObjects = 0;                                          // SectionMetadata
-constexpr int kItems = 0, kBegin = 1, kEnd = 2, kDataType = 3;       // SectionObject
-constexpr int kKey = 0, kValueType = 1, kValue = 2;                  // KeyValuePair
+constexpr int kSystemMetadata = 0, kSectionMetadata = 1;        // LiteRTLMMetaData
+constexpr int kEntries = 0;                                     // SystemMetadata
+constexpr int kObjects = 0;                                     // SectionMetadata
+constexpr int kItems = 0, kBegin = 1, kEnd = 2, kDataType = 3;  // SectionObject
+constexpr int kKey = 0, kValueType = 1, kValue = 2;             // KeyValuePair
 }  // namespace slot
 
 constexpr uint8_t kStringValue = 9;  // of the union VData
@@ -29,10 +29,9 @@ constexpr uint8_t kLastValueType = 12;
 // Bytes of the scalar in each member of the union VData (0: a string).
 constexpr size_t kValueBytes[kLastValueType + 1] = {0, 1, 1, 2, 2, 4, 4, 4, 1, 0, 8, 8, 8};
 
-constexpr int kTfLiteModel = 3, kTfLiteWeights = 7;
-constexpr const char* kTypeNames[] = {"none",          "generic_binary_data", "deprecated",        "tf_lite_model",
-                                      "sp_tokenizer",  "llm_metadata",        "hf_tokenizer",      "tf_lite_weights",
-                                      "embedding_metadata", "executor_metadata", "tts_metadata",   "asr_metadata"};
+constexpr const char* kTypeNames[] = {
+    "none",         "generic_binary_data", "deprecated",         "tf_lite_model",     "sp_tokenizer", "llm_metadata",
+    "hf_tokenizer", "tf_lite_weights",     "embedding_metadata", "executor_metadata", "tts_metadata", "asr_metadata"};
 
 Status damaged(const std::string& what) {
   return Status(Code::kBundle, what + "; the file is damaged: copy or convert it again");
@@ -87,10 +86,18 @@ void read_items(FlatReader& reader, const FlatVector& list, std::vector<std::pai
       text = value.string(0);
     } else if (value) {
       switch (kValueBytes[type]) {
-        case 1: value.scalar<uint8_t>(0); break;
-        case 2: value.scalar<uint16_t>(0); break;
-        case 4: value.scalar<uint32_t>(0); break;
-        default: value.scalar<uint64_t>(0); break;
+        case 1:
+          value.scalar<uint8_t>(0);
+          break;
+        case 2:
+          value.scalar<uint16_t>(0);
+          break;
+        case 4:
+          value.scalar<uint32_t>(0);
+          break;
+        default:
+          value.scalar<uint64_t>(0);
+          break;
       }
     }
     if (texts != nullptr && reader.ok() && type == kStringValue) texts->emplace_back(key, text);
@@ -103,10 +110,10 @@ std::string section_name(const SectionInfo& section) {
     if (key == "model_type") name = lower(value);
   }
   if (name.empty()) {
-    const bool is_model = section.type_id == kTfLiteModel || section.type_id == kTfLiteWeights;
+    const bool is_model = section.type_id == kTfLiteModelType || section.type_id == kTfLiteWeightsType;
     name = is_model ? "tf_lite_prefill_decode" : section.type;  // the container's default
   }
-  if (section.type_id == kTfLiteWeights) name += ".weights";  // shares its model_type with the model it belongs to
+  if (section.type_id == kTfLiteWeightsType) name += ".weights";  // shares its model_type with the model it belongs to
   return name;
 }
 
@@ -180,8 +187,8 @@ Status check_layout(const ContainerHeader& header, uint64_t file_bytes) {
   uint64_t end = 0;
   for (const SectionInfo& section : header.sections) {
     if (section.offset != expected) {
-      return damaged("section '" + section.name + "' begins at byte " + std::to_string(section.offset) +
-                     ", expected " + std::to_string(expected));
+      return damaged("section '" + section.name + "' begins at byte " + std::to_string(section.offset) + ", expected " +
+                     std::to_string(expected));
     }
     if (section.offset > file_bytes || section.bytes > file_bytes - section.offset) {
       return damaged("the file is truncated: section '" + section.name + "' ends at byte " +

@@ -15,15 +15,17 @@ namespace tandem {
 
 inline constexpr uint64_t kHeaderBlockBytes = 16384;  // the header and its padding; also the alignment of sections
 inline constexpr uint32_t kContainerMajor = 1;
+inline constexpr int kTfLiteModelType = 3;  // AnySectionDataType
+inline constexpr int kTfLiteWeightsType = 7;
 inline constexpr size_t kMaxSections = 64;
 inline constexpr size_t kMaxSectionItems = 64;
 inline constexpr size_t kMaxNameBytes = 128;
 
 // What the container says about one section.
 struct SectionInfo {
-  std::string name;    // its model_type in lower case; without one, the name of its data type ("llm_metadata", ...)
-  std::string type;    // name of its data type ("tf_lite_model", ...), "type_N" when unknown
-  int type_id = 0;     // AnySectionDataType of the container's schema
+  std::string name;     // its model_type in lower case; without one, the name of its data type ("llm_metadata", ...)
+  std::string type;     // name of its data type ("tf_lite_model", ...), "type_N" when unknown
+  int type_id = 0;      // AnySectionDataType of the container's schema
   uint64_t offset = 0;  // in the file
   uint64_t bytes = 0;
   std::vector<std::pair<std::string, std::string>> items;  // its text items (model_type, backend_constraint, ...)

@@ -18,9 +18,12 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Tokens this many nats below the best weigh less than 4e-9 together, even if they are the whole vocabulary.
 constexpr float kNegligible = 32.0f;
 
-// exp(x) for x <= 0 (1e-38 below -87), about 1 ulp of a float, in arithmetic that the compiler vectorises on every target.
-inline float exp_nonpositive(float x) {
-  const float clamped = x > -87.0f ? x : -87.0f;
+// exp(-x) for x >= 0 (1e-38 above 87), about 1 ulp of a float, in arithmetic that the compiler vectorises on every
+// target: the clamp works on the bits because a float comparison would become a branch.
+inline float exp_minus(float x) {
+  const int32_t bits = std::bit_cast<int32_t>(x);
+  constexpr int32_t kLimit = std::bit_cast<int32_t>(87.0f);
+  const float clamped = -std::bit_cast<float>(bits < kLimit ? bits : kLimit);
   const float shifted =
       clamped * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low mantissa bits become round(x / ln 2)
   const float n = shifted - 12582912.0f;
@@ -64,7 +67,7 @@ inline float block_maximum(const float* x, size_t n, uint32_t& bad) {
 // Sum of exp((x - best) * inverse_temperature) over a block.
 inline float block_weight(const float* x, size_t n, float best, float inverse_temperature) {
   float weight[kBlock] = {};
-  for (size_t i = 0; i < n; ++i) weight[i] = exp_nonpositive((x[i] - best) * inverse_temperature);
+  for (size_t i = 0; i < n; ++i) weight[i] = exp_minus((best - x[i]) * inverse_temperature);
   for (size_t half = kBlock / 2; half > 0; half /= 2) {
     for (size_t i = 0; i < half; ++i) weight[i] += weight[i + half];
   }
@@ -226,7 +229,7 @@ double Sampler::weight_sum(std::span<const float> scores, float inverse_temperat
     if (block_dirty_[block]) {
       for (size_t i = begin; i < begin + n; ++i) {
         if (suppressed(static_cast<int32_t>(i))) continue;
-        total += static_cast<double>(exp_nonpositive((scores[i] - best_) * inverse_temperature));
+        total += static_cast<double>(exp_minus((best_ - scores[i]) * inverse_temperature));
       }
     } else {
       total += static_cast<double>(block_weight(scores.data() + begin, n, best_, inverse_temperature));

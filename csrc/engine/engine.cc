@@ -37,13 +37,16 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   TANDEM_ASSIGN_OR_RETURN(const auto library, litert::Library::open(options.library_path));
   const std::lock_guard lock(creation_mutex());
   TANDEM_ASSIGN_OR_RETURN(engine->environment_, litert::create_environment(library));
-  TANDEM_ASSIGN_OR_RETURN(const SectionInfo section, bundle.find(kModelSection));
+  const SectionInfo* section = bundle.find(kModelSection);
+  if (section == nullptr) {
+    return Status(Code::kBundle, "'" + path + "' has no section '" + kModelSection + "'; convert the model again");
+  }
   TANDEM_ASSIGN_OR_RETURN(auto model,
-                          litert::Model::from_fd(engine->environment_, bundle.fd(), section.offset, section.bytes));
+                          litert::Model::from_fd(engine->environment_, bundle.fd(), section->offset, section->bytes));
   engine->model_ = std::make_unique<litert::Model>(std::move(model));
 
   const std::string cache_name = bundle.hash().substr(0, 16) + "-" + cpu_name() + "-" + library->identity();
-  TANDEM_ASSIGN_OR_RETURN(auto cache, litert::WeightCache::prepare(options.cache_dir, cache_name, section.bytes * 5 / 4));
+  TANDEM_ASSIGN_OR_RETURN(auto cache, litert::WeightCache::prepare(options.cache_dir, cache_name, section->bytes * 5 / 4));
   engine->weight_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
   engine->warm_start_ = engine->weight_cache_->warm();
 

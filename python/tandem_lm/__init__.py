@@ -16,7 +16,7 @@ from .errors import (
     OutOfMemoryError,
     TandemError,
 )
-from .perplexity import Perplexity, perplexity
+from .perplexity import Perplexity, measure_perplexity
 from .text import Tokenizer
 from .types import EngineInfo, SamplingParams, Stats, Token
 
@@ -42,5 +42,5 @@ __all__ = [
     "TandemError",
     "Token",
     "Tokenizer",
-    "perplexity",
+    "measure_perplexity",
 ]

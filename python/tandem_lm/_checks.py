@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
-from typing import SupportsIndex
+from typing import SupportsIndex, cast
 
 from .errors import InvalidRequestError
 
@@ -35,6 +35,11 @@ def real(name: str, value: object, low: float, high: float, *, above: bool = Fal
 
 def token_ids(name: str, values: Iterable[object], vocab_size: int) -> list[int]:
     """Token ids as plain ints, each inside the vocabulary."""
+    values = list(values)
+    if all(type(value) is int for value in values):  # the usual case, and it may be a list of millions
+        plain = cast("list[int]", values)
+        if not plain or (min(plain) >= 0 and max(plain) < vocab_size):
+            return plain
     ids = []
     for i, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, SupportsIndex):

@@ -1,18 +1,17 @@
 """Conversation: a chat by the model's own template, on top of one session.
 
 Every turn renders the whole history, and only what differs from the tokens already in the session is prefilled again:
-the session is rewound to the common prefix. So an edit of the history, or a template that rewrites old turns, costs what
-it changes and is never wrong.
+the session is rewound to the common prefix. So an edit of the history, or a template that rewrites old turns, costs
+what it changes and is never wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import TracebackType
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from .chat import ChatTemplate
-from .errors import InvalidRequestError
+from .errors import ContextLengthError, InvalidRequestError
 from .types import SamplingParams
 
 if TYPE_CHECKING:
@@ -41,11 +40,11 @@ class Conversation:
         names = {"bos_token": [info.bos_id], "eos_token": list(info.eos_ids[:1]), "pad_token": [info.pad_id]}
         self._template = ChatTemplate(info.chat_template, **{n: tokenizer.decode(ids) for n, ids in names.items()})
 
-    def stream(self, text: str, params: SamplingParams | None = None) -> Iterator[str]:
+    def stream(self, text: str, params: SamplingParams | None = None) -> Generator[str, None, None]:
         """The answer to `text`, piece by piece. Nothing happens before the first piece is asked for.
 
-        The turn joins the history when the answer ends or is given up (what was said so far); if the prompt does not fit
-        or fails, the history stays as it was.
+        The turn joins the history when the answer ends or is given up (what was said so far); if the prompt does not
+        fit or fails, the history stays as it was.
         """
         if not isinstance(text, str):
             raise InvalidRequestError(f"a message must be str, got {type(text).__name__}")
@@ -67,10 +66,10 @@ class Conversation:
     def __enter__(self) -> Conversation:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stream(self, question: dict[str, str], params: SamplingParams) -> Iterator[str]:
+    def _stream(self, question: dict[str, str], params: SamplingParams) -> Generator[str, None, None]:
         self._prefill([*self.history, question])
         said: list[str] = []
         with self.session.generate(params) as generation:
@@ -93,7 +92,10 @@ class Conversation:
             common += 1  # at least the last token is always new: its logits start the answer
         limit = self.engine.info.max_context
         if len(ids) >= limit:
-            raise_too_long(len(ids), limit)
+            raise ContextLengthError(
+                f"the conversation has {len(ids)} tokens and the context holds {limit}, the answer included; start "
+                "a new conversation, shorten this one's history, or convert the model with a larger --context"
+            )
         self.session.rewind(common)
         self.session.prefill(ids[common:])
 
@@ -114,13 +116,3 @@ def recommended_params(engine: Engine, **changes: object) -> SamplingParams:
         values.setdefault("temperature", 1.0)  # a config that cuts the tail means to sample
     values.update({n: v for n, v in changes.items() if v is not None})
     return SamplingParams(**values)  # type: ignore[arg-type]
-
-
-def raise_too_long(tokens: int, limit: int) -> None:
-    """ContextLengthError for a prompt of `tokens` that leaves no room for an answer."""
-    from .errors import ContextLengthError
-
-    raise ContextLengthError(
-        f"the prompt has {tokens} tokens and the context holds {limit}, the answer included; shorten it, or convert "
-        "the model with a larger --context"
-    )

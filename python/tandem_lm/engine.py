@@ -7,10 +7,10 @@ import secrets
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _checks, library
+from ._interrupt import interruptible
 from .errors import BackendError, BundleError, Cancelled, InvalidRequestError, translated
 from .text import Tokenizer
 from .types import EngineInfo, SamplingParams, Stats, Token
@@ -30,7 +30,9 @@ def native_module() -> Any:
     try:
         from . import _native
     except ImportError as error:
-        raise BackendError(f"tandem_lm's native module cannot be loaded ({error}); install again: pip install .") from error
+        raise BackendError(
+            f"tandem_lm's native module cannot be loaded ({error}); install again: pip install ."
+        ) from error
     return _native
 
 
@@ -51,8 +53,8 @@ def _not_yet(what: str, instead: str) -> NoReturn:
 class Engine:
     """A loaded bundle: the weights, shared by all its sessions. Thread-safe.
 
-    `num_threads` None: one per physical core. `max_context` None: what the bundle was made for. `on_first_load` is
-    called once when this load has to prepare the weights for this machine, which later loads find in the cache folder.
+    `num_threads` None: one per physical core. `max_context` None: what the bundle was made for. The first load prepares
+    the weights for this machine and keeps them in the cache folder (`cache_dir` None: the default one).
     """
 
     def __init__(
@@ -64,7 +66,6 @@ class Engine:
         kv_dtype: str = "f32",
         drafter: str = "auto",
         cache_dir: PathLike | None = None,
-        on_first_load: Callable[[], None] | None = None,
     ) -> None:
         _checks.choice("backend", backend, ("cpu",))
         _checks.choice("kv_dtype", kv_dtype, ("f32",))
@@ -80,7 +81,6 @@ class Engine:
                 threads,
                 context,
                 library.engine_cache_dir(cache_dir),
-                on_first_load,
             )
             self.info = EngineInfo.from_native(self._native.info())
             self.tokenizer = Tokenizer(self._native.tokenizer)
@@ -118,7 +118,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open_session(self) -> Any:
@@ -152,13 +152,13 @@ class Session:
         plain text, and no bos token is added: pass ids for those."""
         ids = self._ids(prompt)
         with self._appending(ids) as native, translated():
-            native.prefill(ids)
+            interruptible(lambda: native.prefill(ids), native.cancel)
 
     def logits(self, prompt: str | Sequence[Part]) -> npt.NDArray[np.float32]:
         """Appends a prompt and returns its logits, float32 [tokens, vocab_size]: row i scores what follows token i."""
         ids = self._ids(prompt)
         with self._appending(ids) as native, translated():
-            values: npt.NDArray[np.float32] = native.logits(ids)
+            values: npt.NDArray[np.float32] = interruptible(lambda: native.logits(ids), native.cancel)
         return values
 
     def generate(self, params: SamplingParams | None = None) -> Generation:
@@ -204,7 +204,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open(self) -> Any:
@@ -258,7 +258,7 @@ class _Appending:
     def __enter__(self) -> Any:
         return self._native
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._session._tokens += self._ids
         self._session._sync()
 
@@ -300,7 +300,7 @@ class Generation(Iterator[Token]):
     def __enter__(self) -> Generation:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _end(self, reason: str) -> None:

@@ -68,7 +68,7 @@ def writable_cache_dir(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 def engine_cache_dir(cache_dir: str | os.PathLike[str] | None) -> str:
     """The cache folder for an engine, or "" (cache in memory) when the default folder cannot be written.
 
-    A folder that the user named, by argument or variable, must be writable: falling back silently would hide the mistake.
+    A folder that the user named, by argument or variable, must be writable: a silent fallback would hide it.
     """
     if cache_dir is not None:
         return str(writable_cache_dir(cache_dir))

@@ -36,7 +36,7 @@ class Perplexity:
         return math.log(self.perplexity)
 
 
-def perplexity(
+def measure_perplexity(
     engine: Engine,
     text: str,
     context: int | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from . import _checks
 from .errors import InvalidRequestError, translated
 
+_MAX_LETTERS = 1 << 28  # at most 1 GiB of UTF-8, which is what the core takes
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Unicode noncharacters: they never occur in text meant for interchange, so they can mark what a user wrote.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
@@ -32,13 +34,15 @@ class Tokenizer:
         for text that somebody else wrote. Lone surrogates count as U+FFFD."""
         if not isinstance(text, str):
             raise InvalidRequestError(f"text to encode must be str, got {type(text).__name__}")
+        if len(text) > _MAX_LETTERS:
+            raise InvalidRequestError(f"the text has {len(text)} letters; encode at most {_MAX_LETTERS} at a time")
         with translated():
             ids: list[int] = self._native.encode(_SURROGATES.sub("\ufffd", text), add_bos, parse_special)
         return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
-        """Text of `ids`; bytes that are not UTF-8 become U+FFFD."""
-        checked = _checks.token_ids("ids", ids, self.vocab_size)
+        """Text of `ids`; bytes that are not UTF-8 become U+FFFD, ids that no token has are left out."""
+        checked = _checks.token_ids("ids", ids, 2**31)  # a model's vocabulary may be larger than its tokenizer's
         with translated():
             return str(self._native.decode(checked, skip_special))
 
@@ -66,3 +70,12 @@ class Tokenizer:
                 self._special.clear()
                 return self.encode(text, parse_special=True) != self.encode(text)
         return self._special[text]
+
+
+def open_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a bundle alone, without loading the model."""
+    from .engine import native_module, open_path
+
+    where = open_path(path)
+    with translated():
+        return Tokenizer(native_module().open_tokenizer(where))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,21 +31,36 @@ class EngineInfo:
     chat_template: str | None  # Jinja2 source; None for a base model
     sampler: Mapping[str, float]  # what the model's makers recommend: temperature, top_k, top_p
     num_threads: int
+    load_seconds: float
+    warm_start: bool  # the packed weights were found in the cache folder
     backend: str = "cpu"
     kv_dtype: str = "f32"
     has_drafter: bool = False
     modalities: tuple[str, ...] = ("text",)
-    load_seconds: float = 0.0
 
     @classmethod
     def from_native(cls, info: Mapping[str, Any]) -> EngineInfo:
-        """Unknown keys are left aside: the native module may know more than this class shows."""
-        values = {name: info[name] for name in cls.__dataclass_fields__ if name in info}
-        for name in ("eos_ids", "suppress_ids", "modalities"):
-            if name in values:
-                values[name] = tuple(values[name])
-        values["sampler"] = dict(values["sampler"])
-        return cls(**values)
+        """`info` of the native engine: the manifest (already checked there) and what this load made of it."""
+        manifest = json.loads(info["manifest"])
+        model, tokens = manifest["model"], manifest["tokens"]
+        return cls(
+            family=manifest["family"],
+            quantization=manifest["quantization"],
+            layers=len(model["layers"]),
+            vocab_size=model["vocab_size"],
+            hidden_size=model["hidden_size"],
+            max_context=info["max_context"],
+            bos_id=tokens["bos"],
+            eos_ids=tuple(tokens["eos"]),
+            pad_id=tokens["pad"],
+            suppress_ids=tuple(tokens.get("suppress") or ()),
+            add_bos=bool(manifest.get("add_bos", False)),
+            chat_template=manifest.get("chat_template"),
+            sampler={k: v for k, v in (manifest.get("sampler") or {}).items() if v is not None},
+            num_threads=info["num_threads"],
+            load_seconds=info["load_seconds"],
+            warm_start=info["warm_start"],
+        )
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,7 @@ class Stats:
     prefill_seconds: float = 0.0
     decode_tokens: int = 0
     decode_seconds: float = 0.0
+    sample_seconds: float = 0.0  # the part of decode_seconds that chose tokens
     drafted: int = 0
     accepted: int = 0
     accepted_by_position: tuple[int, ...] = field(default=())

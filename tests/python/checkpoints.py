@@ -1,7 +1,7 @@
 """Tiny random checkpoints for the tests: Hugging Face folders of every supported family, written with numpy alone.
 
-Each has every layer kind of its family, random norms and layer scalars (a mistake in any of them shows), a window that is
-shorter than a test prompt, and sizes that int4 blocks of 32, 64 and 128 divide. `write_*` returns the folder.
+Each has every layer kind of its family, random norms and layer scalars (a mistake in any of them shows), a window that
+is shorter than a test prompt, and sizes that int4 blocks of 32, 64 and 128 divide. `write_*` returns the folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 TINY_TOKENS = 512  # size of the tokenizer; a model's vocabulary may be larger
 MEDIA_TOKENS = ("<|image|>", "<|audio|>", "<|video|>", "<|image>", "<image|>", "<|audio>", "<audio|>")  # the last ids
 MARKERS = {
-    "gemma4": "<|tool> <tool|> <|tool_call> <tool_call|> <|tool_response> <tool_response|> <|\"|> <|think|> "
-    "<|channel> <channel|> <|turn> <turn|>".split(),
+    "gemma4": ["<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>',
+               "<|think|>", "<|channel>", "<channel|>", "<|turn>", "<turn|>"],
     "gemma3": ["<start_of_turn>", "<end_of_turn>"],
-}
+}  # fmt: skip
 PROSE = (
-    "the quick brown fox jumps over the lazy dog and then it runs back to the river where the other animals were waiting "
-    "for a story about the sun and the moon hello world this is a test of the tokenizer that we use for the model"
+    "the quick brown fox jumps over the lazy dog and then it runs back to the river where the other animals were "
+    "waiting for a story about the sun and the moon hello world this is a test of the tokenizer that we use for the "
+    "model"
 )
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ 'OPEN' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' "
@@ -72,7 +74,9 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtype: str = "
     blobs, at = [], 0
     for name, value in tensors.items():
         blob = {
-            "F32": lambda v: v.astype("<f4"), "F16": lambda v: v.astype("<f2"), "BF16": lambda v: bf16_bits(v),
+            "F32": lambda v: v.astype("<f4"),
+            "F16": lambda v: v.astype("<f2"),
+            "BF16": lambda v: bf16_bits(v),
         }[dtype](value).tobytes()
         header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [at, at + len(blob)]}
         blobs.append(blob)
@@ -106,7 +110,7 @@ def learn_merges(words: list[str], count: int) -> list[tuple[str, str]]:
     while len(merges) < count:
         pairs: dict[tuple[str, str], int] = {}
         for word in pieces:
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] = pairs.get(pair, 0) + 1
         if not pairs:
             break
@@ -163,7 +167,10 @@ def tokenizer_json(family: str, size: int = TINY_TOKENS) -> dict[str, Any]:
         "added_tokens": [{"id": ids[t], "content": t, **flags} for t in sorted(special, key=ids.__getitem__)],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
         "pre_tokenizer": {
-            "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+            "type": "Split",
+            "pattern": {"String": " "},
+            "behavior": "MergedWithPrevious",
+            "invert": False,
         },
         "post_processor": template if family == "gemma3" else None,
         "decoder": {
@@ -245,7 +252,9 @@ def media_tensors(h: int, patch_size: int, positions: int, frame: int) -> dict[s
     }  # fmt: skip
 
 
-def gemma4_config(vocab: int, softcap: float | None, layout: str, patch_size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def gemma4_config(
+    vocab: int, softcap: float | None, layout: str, patch_size: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json and its text part in the old layout; layout "new" is what transformers 5.15 and later write."""
     text: dict[str, Any] = {
         "model_type": "gemma4_unified_text", "vocab_size": vocab, "hidden_size": 128, "intermediate_size": 256,
@@ -284,7 +293,7 @@ def gemma4_config(vocab: int, softcap: float | None, layout: str, patch_size: in
 def write_gemma4(folder: Path, *, seed: int = 0, softcap: float | None = 30.0, vocab: int = TINY_TOKENS,
                  dtype: str = "F32", tokenizer: bool = True, layout: str = "old", shards: int = 1, media: bool = True,
                  patch_size: int = 4) -> Path:  # fmt: skip
-    """A `gemma4_unified` checkpoint: sliding and full layers, K = V in the full ones, random layer scalars.
+    """A `gemma4_unified` checkpoint (text only with media=False): sliding and full layers, K = V in the full ones.
 
     `layout`: "old" or "new" form of config.json. `patch_size` 16 gives image patches of the real size."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -293,6 +302,8 @@ def write_gemma4(folder: Path, *, seed: int = 0, softcap: float | None = 30.0, v
     shapes = dict(decoder_tensors("model.language_model.", text, True))
     if media:
         shapes.update(media_tensors(128, patch_size, 32, 640))
+    else:
+        del config["vision_config"], config["audio_config"]
     write_weights(folder, random_tensors(shapes, seed, 1.0), dtype, shards)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     turn = 5 + MARKERS["gemma4"].index("<turn|>")
@@ -342,3 +353,72 @@ def write_gemma3(folder: Path, *, seed: int = 0, vocab: int = TINY_TOKENS, dtype
     if tokenizer:
         write_tokenizer(folder, "gemma3", min(vocab, TINY_TOKENS))
     return folder
+
+
+GGUF_NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}  # fmt: skip
+
+
+def write_gguf(path: Path, *, seed: int = 0, quantisation: str = "F32", template: str | None = "x") -> Path:
+    """The model of `write_gemma3` (same seed, same weights) as llama.cpp stores it. Matrices get `quantisation` (a ggml
+    type), the rest stays F32. Needs the gguf package."""
+    import gguf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = write_gemma3(path.parent / (path.name + ".hf"), seed=seed)
+    text = json.loads((folder / "config.json").read_text())
+    w = gguf.GGUFWriter(path, "gemma3")
+    w.add_context_length(text["max_position_embeddings"])
+    w.add_embedding_length(text["hidden_size"])
+    w.add_block_count(text["num_hidden_layers"])
+    w.add_feed_forward_length(text["intermediate_size"])
+    w.add_head_count(text["num_attention_heads"])
+    w.add_head_count_kv(text["num_key_value_heads"])
+    w.add_layer_norm_rms_eps(text["rms_norm_eps"])
+    w.add_key_length(text["head_dim"])
+    w.add_value_length(text["head_dim"])
+    w.add_rope_freq_base(1e6)
+    w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+    w.add_rope_scaling_factor(8.0)
+    w.add_sliding_window(text["sliding_window"])
+    w.add_uint32("gemma3.attention.sliding_window_pattern", 2)
+    w.add_float32("gemma3.attention.scale", text["query_pre_attn_scalar"] ** -0.5)
+    tokens, merges = token_list("gemma3")
+    ranks = {"".join(m): -float(i) for i, m in enumerate(merges)}
+    special = {"<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *MARKERS["gemma3"], *MEDIA_TOKENS}
+    w.add_tokenizer_model("llama")
+    w.add_token_list(tokens)
+    w.add_token_scores([ranks.get(t, -1e6) for t in tokens])
+    control, byte, normal = gguf.TokenType.CONTROL, gguf.TokenType.BYTE, gguf.TokenType.NORMAL
+    w.add_token_types([control if t in special else byte if t.startswith("<0x") else normal for t in tokens])
+    w.add_bos_token_id(2)
+    w.add_eos_token_id(1)
+    w.add_pad_token_id(0)
+    w.add_unk_token_id(3)
+    w.add_add_bos_token(True)
+    w.add_add_space_prefix(False)
+    if template is not None:
+        w.add_chat_template(template)
+    kind = gguf.GGMLQuantizationType[quantisation]
+    for name, value in random_tensors(dict(decoder_tensors("model.", text, False)), seed, 0.0).items():
+        short = name.removeprefix("model.").removesuffix(".weight")
+        if short.startswith("layers."):
+            _, index, part = short.split(".", 2)
+            short = f"blk.{index}.{GGUF_NAMES[part]}"
+        short = {"embed_tokens": "token_embd", "norm": "output_norm"}.get(short, short) + ".weight"
+        if value.ndim == 1:
+            w.add_tensor(short, value + np.float32(1))  # llama.cpp stores Gemma 3 norms as 1 + w
+        elif quantisation == "F32":
+            w.add_tensor(short, value)
+        else:
+            w.add_tensor(short, gguf.quants.quantize(value, kind), raw_dtype=kind)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+    return path

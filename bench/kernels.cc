@@ -1,0 +1,142 @@
+// Speed of the attention kernel: GFLOP/s when many tokens attend, GB/s of cache read when one does, each as a share of what this
+// machine measures (a multiply-add loop and a streaming read) in the same run.
+//   bench_kernels [threads] [isa]
+#include <algorithm>
+#include <barrier>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "kernels/attention.h"
+#include "kernels/rope_norm.h"
+
+using namespace tandem;
+
+namespace {
+
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<void, Free>;
+
+Memory allocate(size_t bytes) { return Memory(std::aligned_alloc(64, (bytes + 63) / 64 * 64)); }
+
+// Best time of `body(thread)` on all threads, each round started by a barrier.
+double best_seconds(int threads, int rounds, const std::function<void(int)>& body) {
+  double best = 1e9;
+  std::barrier barrier(threads);
+  std::vector<std::thread> pool;
+  const auto work = [&](int thread) {
+    for (int round = 0; round < rounds; ++round) {
+      barrier.arrive_and_wait();
+      const auto start = std::chrono::steady_clock::now();
+      body(thread);
+      barrier.arrive_and_wait();
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      if (thread == 0) best = std::min(best, seconds);
+    }
+  };
+  for (int i = 1; i < threads; ++i) pool.emplace_back(work, i);
+  work(0);
+  for (std::thread& one : pool) one.join();
+  return best;
+}
+
+double read_bandwidth(int threads) {
+  const size_t words = size_t{64} << 20;  // 512 MiB: far beyond any cache
+  const Memory memory = allocate(words * 8);
+  uint64_t* data = static_cast<uint64_t*>(memory.get());
+  std::fill_n(data, words, 1);
+  std::vector<uint64_t> sums(static_cast<size_t>(threads) * 8);
+  const size_t share = words / static_cast<size_t>(threads);
+  const double seconds = best_seconds(threads, 5, [&](int thread) {
+    const uint64_t* p = data + share * static_cast<size_t>(thread);
+    uint64_t sum[32] = {};
+    for (size_t i = 0; i + 32 <= share; i += 32) {
+      for (size_t j = 0; j < 32; ++j) sum[j] ^= p[i + j];
+    }
+    for (uint64_t s : sum) sums[static_cast<size_t>(thread) * 8] += s;
+  });
+  return static_cast<double>(words) * 8 / seconds;
+}
+
+struct Layer {
+  const char* name;
+  int heads, kv_heads, dim;
+  int64_t window;
+};
+
+void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int threads, Isa isa, double bandwidth) {
+  const int64_t slots = depth + tokens;
+  const int64_t size = type == KvType::kF16 ? 2 : 4, bytes = slots * layer.kv_heads * layer.dim * size;
+  // At T = 1 several layers are run in turn, so that the cache is read from memory as in a real step.
+  const int layers = tokens == 1 ? static_cast<int>(std::clamp<int64_t>((int64_t{400} << 20) / (2 * bytes), 1, 64)) : 1;
+  std::vector<Memory> memory;
+  std::vector<AttentionCall> calls;
+  const size_t row = static_cast<size_t>(layer.heads) * static_cast<size_t>(layer.dim);
+  std::vector<float> q(row * static_cast<size_t>(tokens), 0.01f), out(q.size());
+  for (int i = 0; i < layers; ++i) {
+    AttentionCall call;
+    call.shape = {layer.heads, layer.kv_heads, layer.dim, 1.0f, 0.0f};
+    call.tokens = tokens, call.first_position = depth, call.window = layer.window, call.q = q.data(), call.out = out.data();
+    for (KvView* view : {&call.k, &call.v}) {
+      memory.push_back(allocate(static_cast<size_t>(bytes)));
+      *view = {memory.back().get(), layer.dim * size, slots * layer.dim * size, 0, type};
+      if (std::getenv("TOKEN_MAJOR")) *view = {memory.back().get(), layer.kv_heads * layer.dim * size, layer.dim * size, 0, type};
+      std::fill_n(static_cast<uint16_t*>(memory.back().get()), bytes / 2, uint16_t{0x2c01});
+    }
+    calls.push_back(call);
+  }
+  const AttentionPlan plan = plan_attention(calls[0], isa).value();
+  const Memory workspace = allocate(plan.workspace_bytes(threads));
+  std::barrier barrier(threads);
+  const double seconds = best_seconds(threads, tokens == 1 ? 7 : 3, [&](int thread) {
+    for (const AttentionCall& call : calls) {
+      attend(call, plan, workspace.get(), thread, threads);
+      if (plan.splits > 1) {
+        barrier.arrive_and_wait();
+        attend_merge(call, plan, workspace.get(), thread, threads);
+        barrier.arrive_and_wait();
+      }
+    }
+  });
+  double pairs = 0.0;  // (query, key)
+  for (int t = 0; t < tokens; ++t) {
+    const int64_t seen = depth + t + 1;
+    pairs += static_cast<double>(layer.window > 0 ? std::min(seen, layer.window) : seen);
+  }
+  const double flops = pairs * layer.heads * layer.dim * 4 * layers;
+  const double keys = static_cast<double>(layer.window > 0 ? std::min(slots, layer.window + tokens - 1) : slots);
+  const double read = keys * layer.kv_heads * layer.dim * 2.0 * static_cast<double>(size) * layers;
+  std::printf("%-14s %4d %6lld  %s %10.1f %9.1f %8.1f %6.0f%%\n", layer.name, tokens, static_cast<long long>(depth),
+              type == KvType::kF16 ? "f16" : "f32", seconds / layers * 1e6, flops / seconds * 1e-9, read / seconds * 1e-9,
+              100.0 * read / seconds / bandwidth);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
+  const auto isa = argc > 2 ? select_isa(std::string_view(argv[2])) : select_isa();
+  if (!isa.ok() || threads < 1) {
+    std::fprintf(stderr, "%s\n", isa.ok() ? "usage: bench_kernels [threads] [isa]" : isa.status().message().c_str());
+    return 2;
+  }
+  const double bandwidth = read_bandwidth(threads);
+  std::printf("%d threads, %s, read bandwidth %.1f GB/s\n", threads, isa_name(isa.value()), bandwidth * 1e-9);
+  std::printf("%-14s %4s %6s  %s %10s %9s %8s %7s\n", "layer", "T", "depth", " kv", "us", "GFLOP/s", "GB/s", "of read");
+  const Layer layers[] = {{"12B sliding", 16, 8, 256, 1024}, {"12B global", 16, 1, 512, 0}, {"270M global", 4, 1, 256, 0}};
+  for (const Layer& layer : layers) {
+    for (KvType type : {KvType::kF16, KvType::kF32}) {
+      for (int64_t depth : {1024, 16384}) {
+        if (layer.window > 0 && depth > 1024) continue;
+        for (int tokens : {1, 4, 128, 512}) measure(layer, tokens, depth, type, threads, isa.value(), bandwidth);
+      }
+    }
+  }
+  return 0;
+}

@@ -1,0 +1,62 @@
+// CPU detection through the compiler's own run-time support, which also asks the operating system (XSAVE state).
+#include "base/cpu_features.h"
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+namespace tandem {
+namespace {
+
+std::vector<Isa> detect() {
+  std::vector<Isa> found = {Isa::kBaseline};
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    found.push_back(Isa::kAvx2);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl")) {
+      found.push_back(Isa::kAvx512);
+    }
+  }
+#endif
+  return found;
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kBaseline:
+      break;
+  }
+  return "baseline";
+}
+
+std::span<const Isa> available_isas() {
+  static const std::vector<Isa> found = detect();
+  return found;
+}
+
+Result<Isa> select_isa() {
+  const char* wanted = std::getenv("TANDEM_ISA");
+  return select_isa(std::string_view(wanted ? wanted : ""));
+}
+
+Result<Isa> select_isa(std::string_view wanted) {
+  const std::span<const Isa> isas = available_isas();
+  if (wanted.empty()) return isas.back();
+  std::string names;
+  for (Isa isa : isas) {
+    if (wanted == isa_name(isa)) return isa;
+    names += std::string(names.empty() ? "" : ", ") + isa_name(isa);
+  }
+  return Status(Code::kInvalidRequest,
+                "TANDEM_ISA=" + std::string(wanted) + " is not available on this machine; choose one of: " + names);
+}
+
+}  // namespace tandem

@@ -1,0 +1,8 @@
+"""`python -m tandem_lm` is the `tandem` command."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Converts a Hugging Face folder or a GGUF file to one bundle.
+
+The output appears only when it is complete: a conversion that fails or is interrupted leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..conversion import convert_with_bar
+from ..errors import InvalidRequestError
+from .output import note, size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="SRC", type=Path, help="folder with config.json and safetensors, or a GGUF file"
+    )
+    parser.add_argument("output", metavar="OUT.litertlm", type=Path, help="the bundle to write")
+    parser.add_argument(
+        "--quant",
+        default="int8",
+        metavar="RECIPE",
+        help="int4-channel, int4-block32, int4-block128, int8, f32, or a JSON file of tensor-name regex -> scheme "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="tokens a session can hold (default: 4096 or the model's)"
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write each tensor's quantisation error as JSON")
+    parser.add_argument("--drafter", metavar="SRC", help=argparse.SUPPRESS)
+
+
+def execute(args: argparse.Namespace) -> int:
+    if args.drafter is not None:
+        raise InvalidRequestError("--drafter is not supported by this version; convert without it")
+    convert_with_bar(args.source, args.output, quant=args.quant, context=args.context, report=args.report)
+    note(f"{args.output}: {size(args.output.stat().st_size)}")
+    return 0

@@ -1,0 +1,90 @@
+"""Options that several commands share, and what becomes of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..conversation import recommended_params
+from ..engine import Engine
+from ..errors import InvalidRequestError
+from ..types import SamplingParams
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", metavar="BUNDLE", help="a .litertlm file")
+    parser.add_argument("-t", "--threads", type=int, metavar="N", help="threads (default: one per physical core)")
+    parser.add_argument(
+        "--max-context", type=int, metavar="N", help="tokens a session can hold (default: the bundle's)"
+    )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int, default: str) -> None:
+    group = parser.add_argument_group(f"sampling (default: {default})")
+    group.add_argument("-n", "--max-tokens", type=int, default=max_tokens, metavar="N", help="default: %(default)s")
+    group.add_argument("--temperature", type=float, metavar="T", help="0 takes the most likely token")
+    group.add_argument("--top-k", type=int, metavar="K", help="0 keeps all tokens")
+    group.add_argument("--top-p", type=float, metavar="P")
+    group.add_argument("--min-p", type=float, metavar="M")
+    group.add_argument("--repetition-penalty", type=float, metavar="R")
+    group.add_argument("--seed", type=int, metavar="S")
+    group.add_argument("--stop", action="append", metavar="TEXT", help="end before TEXT; may be repeated")
+    group.add_argument("--drafter", choices=("auto", "on", "off"), default="auto", help="speculative decoding")
+    group.add_argument("--draft-tokens", type=int, metavar="K", help=argparse.SUPPRESS)
+    for medium in ("image", "audio", "video"):
+        group.add_argument(f"--{medium}", action="append", metavar="FILE", help=argparse.SUPPRESS)
+
+
+def open_engine(args: argparse.Namespace) -> Engine:
+    """The engine that the command line asks for."""
+    for medium in ("image", "audio", "video"):
+        if getattr(args, medium, None):
+            raise InvalidRequestError(f"--{medium} is not supported by this version; use text")
+    if getattr(args, "draft_tokens", None) is not None:
+        raise InvalidRequestError("--draft-tokens is not supported by this version: it has no drafter; leave it out")
+    return Engine(
+        args.bundle,
+        num_threads=args.threads,
+        max_context=args.max_context,
+        drafter=getattr(args, "drafter", "auto"),
+    )
+
+
+def sampling_params(args: argparse.Namespace, engine: Engine, *, recommended: bool) -> SamplingParams:
+    """`recommended`: start from the model's own sampler settings; else from greedy."""
+    changes = {
+        name: getattr(args, name)
+        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "max_tokens")
+        if getattr(args, name) is not None
+    }
+    changes["stop_strings"] = tuple(args.stop or ())
+    if recommended:
+        return recommended_params(engine, **changes)
+    if {"top_k", "top_p", "min_p"} & changes.keys():
+        changes.setdefault("temperature", 1.0)  # they mean nothing to a greedy choice
+    return SamplingParams(**changes)
+
+
+def read_prompt(text: str) -> str:
+    """TEXT of the command line; "-" reads all of stdin."""
+    if text == "-":
+        text = decode("stdin", sys.stdin.buffer.read())
+    if not text:
+        raise InvalidRequestError("the prompt is empty; write some text")
+    return text
+
+
+def read_text(path: Path) -> str:
+    return decode(str(path), path.read_bytes())
+
+
+def decode(name: str, data: bytes) -> str:
+    """UTF-8 text; a binary file given by mistake is told apart from a short or odd text."""
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError(f"{name} is not UTF-8 text (byte {error.start}); convert it first") from None
+    if "\0" in text:
+        raise InvalidRequestError(f"{name} contains a NUL character (at {text.index(chr(0))}), so it is not text")
+    return text
