@@ -1,5 +1,5 @@
-// Speed of the attention kernel: GFLOP/s when many tokens attend, GB/s of cache read when one does, each as a share of what this
-// machine measures (a multiply-add loop and a streaming read) in the same run.
+// Speed of the attention kernel: GFLOP/s when many tokens attend, GB/s of cache read when one does, and that as a share
+// of the streaming read that this machine measures in the same run. Wall time: run it on an idle machine.
 //   bench_kernels [threads] [isa]
 #include <algorithm>
 #include <barrier>
@@ -82,11 +82,11 @@ void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int thr
   for (int i = 0; i < layers; ++i) {
     AttentionCall call;
     call.shape = {layer.heads, layer.kv_heads, layer.dim, 1.0f, 0.0f};
-    call.tokens = tokens, call.first_position = depth, call.window = layer.window, call.q = q.data(), call.out = out.data();
+    call.tokens = tokens, call.first_position = depth, call.window = layer.window, call.q = q.data(),
+    call.out = out.data();
     for (KvView* view : {&call.k, &call.v}) {
       memory.push_back(allocate(static_cast<size_t>(bytes)));
       *view = {memory.back().get(), layer.dim * size, slots * layer.dim * size, 0, type};
-      if (std::getenv("TOKEN_MAJOR")) *view = {memory.back().get(), layer.kv_heads * layer.dim * size, layer.dim * size, 0, type};
       std::fill_n(static_cast<uint16_t*>(memory.back().get()), bytes / 2, uint16_t{0x2c01});
     }
     calls.push_back(call);
@@ -113,8 +113,8 @@ void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int thr
   const double keys = static_cast<double>(layer.window > 0 ? std::min(slots, layer.window + tokens - 1) : slots);
   const double read = keys * layer.kv_heads * layer.dim * 2.0 * static_cast<double>(size) * layers;
   std::printf("%-14s %4d %6lld  %s %10.1f %9.1f %8.1f %6.0f%%\n", layer.name, tokens, static_cast<long long>(depth),
-              type == KvType::kF16 ? "f16" : "f32", seconds / layers * 1e6, flops / seconds * 1e-9, read / seconds * 1e-9,
-              100.0 * read / seconds / bandwidth);
+              type == KvType::kF16 ? "f16" : "f32", seconds / layers * 1e6, flops / seconds * 1e-9,
+              read / seconds * 1e-9, 100.0 * read / seconds / bandwidth);
 }
 
 }  // namespace
@@ -129,7 +129,8 @@ int main(int argc, char** argv) {
   const double bandwidth = read_bandwidth(threads);
   std::printf("%d threads, %s, read bandwidth %.1f GB/s\n", threads, isa_name(isa.value()), bandwidth * 1e-9);
   std::printf("%-14s %4s %6s  %s %10s %9s %8s %7s\n", "layer", "T", "depth", " kv", "us", "GFLOP/s", "GB/s", "of read");
-  const Layer layers[] = {{"12B sliding", 16, 8, 256, 1024}, {"12B global", 16, 1, 512, 0}, {"270M global", 4, 1, 256, 0}};
+  const Layer layers[] = {
+      {"12B sliding", 16, 8, 256, 1024}, {"12B global", 16, 1, 512, 0}, {"270M global", 4, 1, 256, 0}};
   for (const Layer& layer : layers) {
     for (KvType type : {KvType::kF16, KvType::kF32}) {
       for (int64_t depth : {1024, 16384}) {

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import bundle, graph, metadata, tokenizer
+from . import bundle, fast_graph, graph, metadata, tokenizer
 from .errors import ConversionError
 from .quantize import quantize_rows
 from .recipe import Recipe
@@ -56,6 +56,7 @@ def convert(
     sizes = tuple(n for n in PREFILL_SIZES if n <= length)
     small = {name: source.tensor(name) for name in graph.small_names(spec)}
     built = graph.build(spec, recipe.scheme, small, length, sizes)
+    fast_graph.author(built.model, spec, {w.name: w.weight for w in built.weights}, small)
     flatbuffer_size, model_size = built.model.layout()
     digest = tokenizer.digest(
         source.tokenizer_json, bos_id=spec.bos_id, eos_id=spec.eos_ids[0] if spec.eos_ids else None, pad_id=spec.pad_id

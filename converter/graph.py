@@ -85,8 +85,8 @@ def build(
     weights = [_plan(model, name, shape, scheme(name)) for name, shape in matrix_shapes(spec).items()]
     by_name = {w.name: w.weight for w in weights}
     for size in prefill_sizes:
-        _Signature(model.subgraph(f"prefill_{size}"), spec, by_name, small, context, size).author(logits=False)
-    _Signature(model.subgraph("decode"), spec, by_name, small, context, 1).author(logits=True)
+        SignatureBuilder(model.subgraph(f"prefill_{size}"), spec, by_name, small, context, size).author(logits=False)
+    SignatureBuilder(model.subgraph("decode"), spec, by_name, small, context, 1).author(logits=True)
     return Graph(model, weights)
 
 
@@ -99,7 +99,7 @@ def _plan(model: Model, name: str, shape: tuple[int, int], scheme: Scheme) -> Pl
     return PlannedWeight(weight, scheme)
 
 
-class _Signature:
+class SignatureBuilder:
     """Authors one signature: T tokens against a cache of `context` positions."""
 
     def __init__(
@@ -203,8 +203,7 @@ class _Signature:
 
     def _layer(self, i: int, layer: Layer, h: Tensor, k_cache: Tensor, v_cache: Tensor, last: bool) -> Tensor:
         """One decoder layer. `last`: only the cache of this layer is wanted (prefill has no logits)."""
-        g, spec = self._g, self._spec
-        shape = (self._t, spec.hidden_size)
+        g = self._g
         x = self._norm(h, f"layers.{i}.input_norm")
         k, v = self._key_value(i, layer, x)
         k_cache = g.op("DYNAMIC_UPDATE_SLICE", [k_cache, k, self._k_start], k_cache.shape, label=f"k_{i}")
@@ -213,7 +212,13 @@ class _Signature:
         g.output(f"kv_cache_v_{i}", v_cache)
         if last:
             return h
-        a = self._linear(self._attend(i, layer, x, k_cache, v_cache), f"layers.{i}.o")
+        return self._after_attention(i, h, self._attend(i, layer, x, k_cache, v_cache))
+
+    def _after_attention(self, i: int, h: Tensor, attended: Tensor) -> Tensor:
+        """The rest of a layer: [T, H] before it and what its heads gathered, [T, Hq * D] -> [T, H]."""
+        g, spec = self._g, self._spec
+        shape = (self._t, spec.hidden_size)
+        a = self._linear(attended, f"layers.{i}.o")
         h = self._add(h, self._norm(a, f"layers.{i}.post_attention_norm"), shape)
         x = self._norm(h, f"layers.{i}.pre_feedforward_norm")
         gate = self._linear(x, f"layers.{i}.gate")
@@ -259,9 +264,13 @@ class _Signature:
         return self._reshape(out, (t, heads * d))
 
     def _head(self, h: Tensor) -> None:
-        g, spec = self._g, self._spec
         h = self._norm(h, "norm")
-        g.output("activations", self._reshape(h, (1, self._t, spec.hidden_size)))
+        self._g.output("activations", self._reshape(h, (1, self._t, self._spec.hidden_size)))
+        self._logits(h)
+
+    def _logits(self, h: Tensor) -> None:
+        """[T, H] after the final norm -> the output `logits`."""
+        g, spec = self._g, self._spec
         logits = self._linear(h, "embed")
         if spec.final_softcap is not None:
             logits = self._mul(logits, self._f32(1.0 / spec.final_softcap), logits.shape)
@@ -287,8 +296,12 @@ class _Signature:
         return self._mul(x, inverse, x.shape)
 
     def _norm(self, x: Tensor, name: str, scale: float = 1.0) -> Tensor:
+        return self._mul(self._rms(x), self._factor(name, scale), x.shape)
+
+    def _factor(self, name: str, scale: float = 1.0) -> Tensor:
+        """What a norm multiplies with: its weight in the family's form, times `scale`."""
         weight = self._small[name + ".weight"].astype(np.float64) + self._spec.norm_offset
-        return self._mul(self._rms(x), self._g.constant((weight * scale).astype(np.float32)), x.shape)
+        return self._g.constant((weight * scale).astype(np.float32))
 
     def _rotate(self, x: Tensor, layer: Layer) -> Tensor:
         """Rope over the last axis of [T, heads, D]."""

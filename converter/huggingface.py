@@ -36,6 +36,10 @@ class HuggingFaceSource(TensorSource):
                     raise ConversionError(f"duplicate tensor: {name!r} is in {both}")
                 self._home[name] = file
         self._check_index()
+        # The config speaks first: the tensors of a model that is not supported have names that mean nothing here.
+        stored_as = [f.entries[n].dtype for n, f in self._home.items() if n.endswith("embed_tokens.weight")]
+        self.dtype = DTYPE_NAMES.get(stored_as[0], "float32") if stored_as else "float32"
+        self.spec = read_config(config, self._json("generation_config.json", optional=True), self.dtype)
         self._stored = canonical((name, from_hugging_face(name)) for name in self._home)
         shapes = {}
         for key, name in self._stored.items():
@@ -43,9 +47,6 @@ class HuggingFaceSource(TensorSource):
             if entry.dtype not in WEIGHT_DTYPES:
                 raise self._home[name].wrong_dtype(name)
             shapes[key] = entry.shape
-        embed = self._stored.get("embed.weight")
-        self.dtype = DTYPE_NAMES[self._home[embed].entries[embed].dtype] if embed else "float32"
-        self.spec = read_config(config, self._json("generation_config.json", optional=True), self.dtype)
         check_shapes(self.spec, shapes, self._stored, folder.name)
         self._shapes = shapes
         self.fingerprint = self._fingerprint(files)

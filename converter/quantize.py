@@ -6,6 +6,7 @@ covers the largest weight, is followed by a few rounds of both (each can only lo
 
 int4 uses -8..7, all that a nibble holds and XNNPACK multiplies; int8 uses -127..127, as TFLite asks for. Block scales
 are float16 in the file but bfloat16 inside XNNPACK: they are rounded to values that both hold, so nothing is lost.
+Scales are positive, which XNNPACK insists on (llama.cpp's Q4_0 uses the sign to reach -8 on either side).
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ CHUNK = 1 << 17  # weights per step: the working arrays stay in a core's cache
 TASK = 1 << 22  # weights that one thread reads and quantises at a time; bounds the memory, not a result
 MAX_THREADS = 8
 FLAT = 1e-30  # a group whose largest weight is below is stored as zeros
-GRID = 7  # scales tried before refining
-ROUNDS = 2  # of refitting the scale and rounding again
-FINEST = {4: 0.22, 8: 0.02}  # smallest scale tried, in units of the group's rms: well below the best for a normal law
+GRID = 8  # scales tried before refining
+ROUNDS = 1  # of rounding again with the refitted scale
+FINEST = 0.22  # int4: the smallest scale tried, in units of the group's rms; a normal law wants 0.30 to 0.34
+SPAN8 = (0.95, 1.04)  # int8: the scales tried, in units of the one that just covers the largest weight
 LEVELS = {4: (-8.0, 7.0), 8: (-127.0, 127.0)}
 SCHEMES = ("int4-channel", "int4-block32", "int4-block64", "int4-block128", "int8", "f32")
 
@@ -204,10 +206,13 @@ def _search(x: np.ndarray, squares: np.ndarray, bits: int, low: float, high: flo
     """The scale of each group of x [G, n] (largest |x| = 1, or all 0; `squares` = <x,x>). With the best scale for
     given q the squared error is <x,x> - <x,q>²/<q,q>: the largest second term wins."""
     rms = np.sqrt(squares / np.float32(x.shape[1]))
-    coarsest = np.float32(1 / high)
-    finest = np.minimum(np.float32(FINEST[bits]) * rms, coarsest * np.float32(0.8))
-    finest = np.maximum(finest, coarsest / np.float32(64))
-    best = np.full(x.shape[0], coarsest, np.float32)
+    cover = np.float32(1 / high)  # no weight is cut
+    if bits == 8:
+        finest, coarsest = np.full_like(rms, cover * np.float32(SPAN8[0])), cover * np.float32(SPAN8[1])
+    else:
+        finest = np.clip(np.float32(FINEST) * rms, cover / np.float32(64), cover * np.float32(0.8))
+        coarsest = cover
+    best: np.ndarray = np.full_like(rms, cover)
     gain = np.full(x.shape[0], -1, np.float32)
     q = np.empty_like(x)
     ratio = coarsest / finest

@@ -162,6 +162,13 @@ class Subgraph:
         self.ops.append(_OpRecord(code, indices, [out.index], options_type, table))
         return out
 
+    def custom(self, name: str, inputs: Sequence[Tensor], shape: Sequence[int], label: str = "") -> Tensor:
+        """Adds an operator that the host implements under this name, with one f32 output."""
+        out = self._add(_TensorRecord(label or f"t{len(self.tensors)}", tuple(int(d) for d in shape), F32))
+        code = self.model.opcode(schema.BuiltinOperator.CUSTOM, 1, name)
+        self.ops.append(_OpRecord(code, [t.index for t in inputs], [out.index], 0, None))
+        return out
+
 
 class Model:
     """A model under construction; serialise it with `serialize`."""
@@ -171,7 +178,7 @@ class Model:
         self.buffers: list[Buffer] = [Buffer(data=b"")]  # buffer 0 is empty by convention
         self.subgraphs: list[Subgraph] = []
         self._inline: dict[bytes, int] = {}
-        self._codes: dict[tuple[int, int], int] = {}
+        self._codes: dict[tuple[int, int, str], int] = {}
 
     def inline(self, data: bytes) -> int:
         """Index of an inline buffer with these bytes (equal bytes share one)."""
@@ -185,9 +192,9 @@ class Model:
         self.buffers.append(Buffer(size=size))
         return len(self.buffers) - 1
 
-    def opcode(self, builtin: int, version: int) -> int:
-        """Index of an operator code."""
-        return self._codes.setdefault((builtin, version), len(self._codes))
+    def opcode(self, builtin: int, version: int, custom: str = "") -> int:
+        """Index of an operator code; `custom` names an operator of the host."""
+        return self._codes.setdefault((builtin, version, custom), len(self._codes))
 
     def subgraph(self, key: str) -> Subgraph:
         """Begins the next signature."""
@@ -248,9 +255,12 @@ class _Serializer:
     def _ints(self, values: Sequence[int]) -> int:
         return int(self._builder.CreateNumpyVector(np.asarray(values, np.int32)))
 
-    def _opcode(self, builtin: int, version: int) -> int:
+    def _opcode(self, builtin: int, version: int, custom: str) -> int:
         b = self._builder
+        name = b.CreateString(custom) if custom else 0
         schema.OperatorCodeStart(b)
+        if custom:
+            schema.OperatorCodeAddCustomCode(b, name)
         schema.OperatorCodeAddDeprecatedBuiltinCode(b, min(builtin, 127))
         schema.OperatorCodeAddBuiltinCode(b, builtin)
         schema.OperatorCodeAddVersion(b, version)

@@ -1,6 +1,7 @@
 // Walks the flatbuffer of a .tflite model with the bounded reader.
 #include "bundle/tflite_check.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <limits>

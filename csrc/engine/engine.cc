@@ -5,6 +5,8 @@
 
 #include "base/cpu.h"
 #include "engine/session.h"
+#include "model/fast_target.h"
+#include "model/portable_target.h"
 
 namespace tandem {
 namespace {
@@ -54,18 +56,42 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   cpu.num_threads = engine->num_threads_;
   cpu.weight_cache_path = engine->weight_cache_->path();
   cpu.weight_cache_fd = engine->weight_cache_->fd();
-  TANDEM_ASSIGN_OR_RETURN(engine->target_, PortableTarget::create(engine->environment_, *engine->model_, cpu));
+  TANDEM_RETURN_IF_ERROR(engine->create_target(options, cpu));
   engine->weight_cache_->commit();
-
-  const int64_t context = engine->target_->context();
-  if (options.max_context < 0 || options.max_context > context) {
-    return Status(Code::kInvalidRequest, "max_context is " + std::to_string(options.max_context) + "; '" + path +
-                                             "' was converted for at most " + std::to_string(context) +
-                                             " (convert with a larger --context)");
-  }
-  engine->max_context_ = options.max_context > 0 ? options.max_context : context;
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
+}
+
+Status Engine::create_target(const EngineOptions& options, const litert::CpuOptions& cpu) {
+  if (options.kv_dtype != "f32" && options.kv_dtype != "f16") {
+    return {Code::kInvalidRequest, "kv_dtype is '" + options.kv_dtype + "'; give 'f16' or 'f32'"};
+  }
+  if (options.graph != "auto" && options.graph != "fast" && options.graph != "portable") {
+    return {Code::kInvalidRequest, "graph is '" + options.graph + "'; give 'auto', 'fast' or 'portable'"};
+  }
+  const bool has_fast = FastTarget::supports(*model_);
+  if (options.graph == "fast" && !has_fast) {
+    return {Code::kBundle, "'" + bundle_.path() + "' has no fast graphs; convert the model again"};
+  }
+  fast_ = has_fast && options.graph != "portable";
+  // The portable graphs have their context built in; the fast ones grow with the cache.
+  const Manifest& manifest = bundle_.manifest();
+  const int64_t limit = fast_ ? manifest.model.max_context : manifest.context;
+  if (options.max_context < 0 || options.max_context > limit) {
+    return {Code::kInvalidRequest, "max_context is " + std::to_string(options.max_context) + "; '" + bundle_.path() +
+                                       "' allows at most " + std::to_string(limit) + " with these graphs"};
+  }
+  max_context_ = options.max_context > 0 ? options.max_context : manifest.context;
+  if (fast_) {
+    kv_dtype_ = options.kv_dtype;
+    const KvType type = kv_dtype_ == "f32" ? KvType::kF32 : KvType::kF16;
+    TANDEM_ASSIGN_OR_RETURN(
+        target_, FastTarget::create(environment_, *model_, bundle_.manifest().model, max_context_, type, cpu));
+  } else {
+    kv_dtype_ = "f32";
+    TANDEM_ASSIGN_OR_RETURN(target_, PortableTarget::create(environment_, *model_, cpu));
+  }
+  return {};
 }
 
 Result<std::unique_ptr<Session>> Engine::new_session() {

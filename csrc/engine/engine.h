@@ -10,7 +10,7 @@
 #include "bundle/reader.h"
 #include "litert/handles.h"
 #include "litert/weight_cache.h"
-#include "model/portable_target.h"
+#include "model/target.h"
 #include "tokenizer/tokenizer.h"
 
 namespace tandem {
@@ -22,6 +22,8 @@ struct EngineOptions {
   int num_threads = 0;       // 0: the physical cores that this process may use
   int64_t max_context = 0;   // tokens; 0: what the bundle was converted for
   std::string cache_dir;     // packed weights; empty: memory
+  std::string kv_dtype = "f16";  // "f32" or "f16"; the portable graphs have f32 only
+  std::string graph = "auto";    // "fast", "portable", or "auto": fast where the bundle has it
 };
 
 class Engine : public std::enable_shared_from_this<Engine> {
@@ -32,13 +34,17 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   const Bundle& bundle() const { return bundle_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
-  PortableTarget& target() { return *target_; }
+  Target& target() { return *target_; }
   int num_threads() const { return num_threads_; }
   int64_t max_context() const { return max_context_; }
   double load_seconds() const { return load_seconds_; }
+  bool fast() const { return fast_; }  // runs the fast graphs
+  const std::string& kv_dtype() const { return kv_dtype_; }
   bool warm_start() const { return warm_start_; }  // packed weights came from the cache folder
 
  private:
+  Status create_target(const EngineOptions& options, const litert::CpuOptions& cpu);
+
   explicit Engine(Bundle bundle) : bundle_(std::move(bundle)) {}
 
   // In order of creation: each may point into those above it.
@@ -47,11 +53,13 @@ class Engine : public std::enable_shared_from_this<Engine> {
   litert::Environment environment_;
   std::unique_ptr<litert::Model> model_;
   std::unique_ptr<litert::WeightCache> weight_cache_;
-  std::unique_ptr<PortableTarget> target_;
+  std::unique_ptr<Target> target_;
   int num_threads_ = 1;
   int64_t max_context_ = 0;
   double load_seconds_ = 0;
   bool warm_start_ = false;
+  bool fast_ = false;
+  std::string kv_dtype_;
 };
 
 }  // namespace tandem

@@ -34,7 +34,7 @@ Status Session::catch_up(int64_t until) {
   if (cached_ >= until) return {};
   const std::span<const int32_t> todo(tokens_.data() + cached_, static_cast<std::size_t>(until - cached_));
   int64_t done = 0;
-  const Status status = engine_->target().prefill(cache_, cached_, todo, cancelled_, &done);
+  const Status status = engine_->target().prefill(*cache_, cached_, todo, cancelled_, &done);
   cached_ += done;
   return status;
 }
@@ -63,7 +63,7 @@ Status Session::logits(std::span<const int32_t> ids, float* out) {
   const auto start = Clock::now();
   TANDEM_RETURN_IF_ERROR(catch_up(position()));
   int64_t done = 0;
-  const Status status = engine_->target().score(cache_, cached_, ids, cancelled_, out, &done);
+  const Status status = engine_->target().score(*cache_, cached_, ids, cancelled_, out, &done);
   tokens_.insert(tokens_.end(), ids.begin(), ids.begin() + done);
   cached_ += done;
   stats_.prefill_tokens += done;
@@ -77,7 +77,7 @@ Status Session::rewind(int64_t target) {
                                        std::to_string(position()) + " tokens"};
   }
   tokens_.resize(static_cast<std::size_t>(target));
-  cached_ = std::min(cached_, target);
+  if (target < cached_) cached_ = cache_->rewind(target);
   return {};
 }
 
@@ -87,7 +87,7 @@ Status Session::last_logits(std::vector<float>& out) {
   out.resize(static_cast<std::size_t>(engine_->target().vocab_size()));
   int64_t done = 0;
   const std::span<const int32_t> newest(tokens_.data() + last, 1);
-  TANDEM_RETURN_IF_ERROR(engine_->target().score(cache_, last, newest, cancelled_, out.data(), &done));
+  TANDEM_RETURN_IF_ERROR(engine_->target().score(*cache_, last, newest, cancelled_, out.data(), &done));
   cached_ = position();
   return {};
 }

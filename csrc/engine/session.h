@@ -29,7 +29,7 @@ struct Stats {
 
 class Session {
  public:
-  Session(std::shared_ptr<Engine> engine, KvCache cache) : engine_(std::move(engine)), cache_(std::move(cache)) {}
+  Session(std::shared_ptr<Engine> engine, std::unique_ptr<TargetCache> cache) : engine_(std::move(engine)), cache_(std::move(cache)) {}
 
   // Number of tokens in the sequence.
   int64_t position() const { return static_cast<int64_t>(tokens_.size()); }
@@ -59,7 +59,7 @@ class Session {
   Status last_logits(std::vector<float>& out);
 
   std::shared_ptr<Engine> engine_;
-  KvCache cache_;
+  std::unique_ptr<TargetCache> cache_;
   std::vector<int32_t> tokens_;
   int64_t cached_ = 0;  // tokens_[0, cached_) have their KV; the newest token usually waits for its decode step
   std::atomic<bool> cancelled_ = false;

@@ -31,11 +31,27 @@ TANDEM_INLINE void score_tile(const float* q, int dim, const Element* const k[4]
   }
 }
 
+// Brings four rows towards the core while earlier ones are computed with. Into L2 only: asking for L1 measured no gain.
+TANDEM_INLINE void prefetch(const char* rows, int64_t stride, int bytes) {
+  for (int j = 0; j < 4; ++j) {
+    for (int b = 0; b < bytes; b += 64) __builtin_prefetch(rows + j * stride + b, 0, 2);
+  }
+}
+
+constexpr int kKeysAhead = 16;
+
+// `next_v`: the values that follow these scores, to be prefetched meanwhile; null where rows come from a cache anyway.
 template <class Element>
-TANDEM_INLINE void scores(const float* q, int rows, int dim, const char* k, int64_t stride, int keys, float* s) {
+TANDEM_INLINE void scores(const float* q, int rows, int dim, const char* k, int64_t stride, int keys, float* s,
+                          const char* next_v, int64_t v_stride) {
   for (int n = 0; n < keys; n += 4) {
     const Element* row[4];  // past the last key: that key again; its columns are masked later
     for (int j = 0; j < 4; ++j) row[j] = reinterpret_cast<const Element*>(k + smaller(n + j, keys - 1) * stride);
+    if (next_v) {
+      const int bytes = dim * static_cast<int>(sizeof(Element));
+      prefetch(next_v + n * v_stride, v_stride, bytes);
+      prefetch(k + (n + kKeysAhead) * stride, stride, bytes);
+    }
     int r = 0;
     for (; r + kTileRows <= rows; r += kTileRows) score_tile<kTileRows>(q + r * dim, dim, row, s + r * kKeyBlock + n);
     if (kTileRows == 4 && r + 2 <= rows) {
@@ -187,7 +203,7 @@ static void attend_item(const AttentionCall& call, const AttentionPlan& plan, in
     if (split + 1 < plan.splits) end = smaller(end, begin + plan.split_keys);
   }
 
-  const bool half = call.k.type == KvType::kF16, convert = half && rows > 2 * kTileRows;
+  const bool half = call.k.type == KvType::kF16, convert = half && rows > 4 * kTileRows;
   for (int64_t key = begin; key < end;) {
     int64_t next = smaller(key + kKeyBlock, end);
     if (call.k.ring > 0) next = smaller(next, key + call.k.ring - key % call.k.ring);  // a block is contiguous
@@ -198,11 +214,11 @@ static void attend_item(const AttentionCall& call, const AttentionPlan& plan, in
     const int64_t wide = dim * static_cast<int64_t>(sizeof(float));
     if (convert) {
       widen(k, call.k.token_stride, keys, dim, wide_k);
-      scores<float>(q, rows, dim, reinterpret_cast<const char*>(wide_k), wide, keys, s);
+      scores<float>(q, rows, dim, reinterpret_cast<const char*>(wide_k), wide, keys, s, nullptr, 0);
     } else if (half) {
-      scores<uint16_t>(q, rows, dim, k, call.k.token_stride, keys, s);
+      scores<uint16_t>(q, rows, dim, k, call.k.token_stride, keys, s, v, call.v.token_stride);
     } else {
-      scores<float>(q, rows, dim, k, call.k.token_stride, keys, s);
+      scores<float>(q, rows, dim, k, call.k.token_stride, keys, s, v, call.v.token_stride);
     }
     for (int t = 0; t < tokens; ++t) {
       const int from = static_cast<int>(smaller(larger(from_of(t) - key, 0), keys));

@@ -14,6 +14,8 @@ inline constexpr RtStatus kRtOk = 0;
 inline constexpr RtStatus kRtCancelled = 100;
 inline constexpr int kAcceleratorCpu = 1;
 inline constexpr int kMaxRank = 8;
+inline constexpr int kLockRead = 0;
+inline constexpr int kLockWrite = 1;
 
 // Element types (LiteRtElementType).
 inline constexpr int32_t kFloat32 = 1;
@@ -51,11 +53,6 @@ struct RtEnvOption {
   RtAny value;
 };
 
-static_assert(sizeof(RtLayout) == 68 && offsetof(RtLayout, dimensions) == 4 && offsetof(RtLayout, strides) == 36);
-static_assert(sizeof(RtRankedTensorType) == 72 && offsetof(RtRankedTensorType, layout) == 4);
-static_assert(sizeof(RtAny) == 16 && offsetof(RtAny, as_int) == 8);
-static_assert(sizeof(RtEnvOption) == 24 && offsetof(RtEnvOption, value) == 8);
-
 // Opaque handles.
 struct RtEnvironmentT;
 struct RtModelT;
@@ -73,6 +70,22 @@ using RtOptions = RtOptionsT*;
 using RtOpaqueOptions = RtOpaqueOptionsT*;
 using RtCompiledModel = RtCompiledModelT*;
 using RtTensorBuffer = RtTensorBufferT*;
+
+// A custom operator: `user` is one pointer for all nodes of the model, so a node's identity must come in as a tensor.
+struct RtCustomOpKernel {
+  RtStatus (*init)(void* user, const void* custom_options, std::size_t size);
+  RtStatus (*output_layouts)(void* user, std::size_t num_inputs, const RtLayout* inputs, std::size_t num_outputs,
+                             RtLayout* outputs);
+  RtStatus (*run)(void* user, std::size_t num_inputs, const RtTensorBuffer* inputs, std::size_t num_outputs,
+                  RtTensorBuffer* outputs);
+  RtStatus (*destroy)(void* user);
+};
+
+static_assert(sizeof(RtCustomOpKernel) == 32);
+static_assert(sizeof(RtLayout) == 68 && offsetof(RtLayout, dimensions) == 4 && offsetof(RtLayout, strides) == 36);
+static_assert(sizeof(RtRankedTensorType) == 72 && offsetof(RtRankedTensorType, layout) == 4);
+static_assert(sizeof(RtAny) == 16 && offsetof(RtAny, as_int) == 8);
+static_assert(sizeof(RtEnvOption) == 24 && offsetof(RtEnvOption, value) == 8);
 
 // Every function that is used: name without the LiteRt prefix, return type, arguments. Loaded by name in library.cc.
 #define TANDEM_LITERT_FUNCTIONS(F)                                                                                     \
@@ -95,6 +108,7 @@ using RtTensorBuffer = RtTensorBufferT*;
   F(SetOptionsHardwareAccelerators, RtStatus, (RtOptions, int))                                                        \
   F(CreateOpaqueOptions, RtStatus, (const char*, void*, void (*)(void*), RtOpaqueOptions*))                            \
   F(AddOpaqueOptions, RtStatus, (RtOptions, RtOpaqueOptions))                                                          \
+  F(AddCustomOpKernelOption, RtStatus, (RtOptions, const char*, int, const RtCustomOpKernel*, void*))                  \
   F(CreateCompiledModel, RtStatus, (RtEnvironment, RtModel, RtOptions, RtCompiledModel*))                              \
   F(DestroyCompiledModel, void, (RtCompiledModel))                                                                     \
   F(RunCompiledModel, RtStatus, (RtCompiledModel, ParamIndex, std::size_t, RtTensorBuffer*, std::size_t, RtTensorBuffer*)) \
@@ -102,6 +116,8 @@ using RtTensorBuffer = RtTensorBufferT*;
   F(CompiledModelClearErrors, RtStatus, (RtCompiledModel))                                                             \
   F(CreateTensorBufferFromHostMemory, RtStatus,                                                                        \
     (const RtRankedTensorType*, void*, std::size_t, void (*)(void*), RtTensorBuffer*))                                 \
+  F(LockTensorBuffer, RtStatus, (RtTensorBuffer, void**, int))                                                         \
+  F(UnlockTensorBuffer, RtStatus, (RtTensorBuffer))                                                                    \
   F(DestroyTensorBuffer, void, (RtTensorBuffer))
 
 }  // namespace tandem::litert

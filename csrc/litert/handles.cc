@@ -1,7 +1,5 @@
 #include "litert/handles.h"
 
-#include <sys/mman.h>
-
 #include <cstdlib>
 #include <cstring>
 
@@ -151,6 +149,11 @@ Result<CompiledModel> CompiledModel::create(const Environment& environment, cons
   }
   TANDEM_RETURN_IF_ERROR(add_toml(api, raw, "runtime_options_string", runtime));
 
+  for (const CustomOp& op : options.custom_ops) {
+    TANDEM_RETURN_IF_ERROR(to_status(api.AddCustomOpKernelOption(raw, op.name.c_str(), 1, &op.kernel, op.user),
+                                     "operator " + op.name));
+  }
+
   RtCompiledModel compiled = nullptr;
   const RtStatus status = api.CreateCompiledModel(environment.get(), model.get(), raw, &compiled);
   if (status != kRtOk) return to_status(status, "LiteRT cannot compile the model for the CPU");
@@ -170,21 +173,14 @@ Status CompiledModel::run(const Signature& signature, std::vector<RtTensorBuffer
   return to_status(status, what);
 }
 
-void Unmap::operator()(void* memory) const { munmap(memory, bytes); }
-
 Result<HostTensor> HostTensor::create(std::shared_ptr<const Library> library, const TensorInfo& info) {
   HostTensor tensor;
   tensor.bytes_ = info.bytes();
   const std::size_t mapped = tensor.bytes_ + kExtraBytes;
-  void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) {
-    return Status(Code::kOutOfMemory, "cannot reserve " + std::to_string(mapped >> 20) + " MiB for tensor '" +
-                                          info.name + "'; lower max_context");
-  }
-  tensor.memory_ = std::unique_ptr<void, Unmap>(memory, Unmap{mapped});
+  TANDEM_ASSIGN_OR_RETURN(tensor.memory_, reserve(mapped, "tensor '" + info.name + "'"));
   RtTensorBuffer raw = nullptr;
   TANDEM_RETURN_IF_ERROR(
-      to_status(library->CreateTensorBufferFromHostMemory(&info.type, memory, tensor.bytes_, nullptr, &raw),
+      to_status(library->CreateTensorBufferFromHostMemory(&info.type, tensor.memory_.get(), tensor.bytes_, nullptr, &raw),
                 "buffer of tensor '" + info.name + "'"));
   tensor.buffer_ = TensorBuffer(std::move(library), raw);
   return tensor;

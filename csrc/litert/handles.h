@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/mapping.h"
 #include "base/status.h"
 #include "litert/library.h"
 
@@ -76,12 +77,20 @@ class Model {
   std::vector<Signature> signatures_;
 };
 
+// An operator that the host implements. `kernel` is copied; `user` must outlive the compiled model.
+struct CustomOp {
+  std::string name;
+  RtCustomOpKernel kernel{};
+  void* user = nullptr;
+};
+
 // How a model is compiled for the CPU.
 struct CpuOptions {
   int num_threads = 1;
   std::string weight_cache_path;           // XNNPACK's packed weights; empty: weight_cache_fd or none
   int weight_cache_fd = -1;                // a memfd when there is no place to write
   std::vector<std::string> signature_keys; // compile these only; empty: all
+  std::vector<CustomOp> custom_ops;
 };
 
 // A model ready to run. One thread at a time: all signatures share one interpreter and one thread pool.
@@ -96,12 +105,6 @@ class CompiledModel {
   CompiledHandle handle_;
 };
 
-// Deleter of an anonymous mapping.
-struct Unmap {
-  std::size_t bytes = 0;
-  void operator()(void* memory) const;
-};
-
 // 64-byte aligned, zeroed, lazily committed host memory with the tail that XNNPACK may read, bound as one tensor.
 class HostTensor {
  public:
@@ -114,7 +117,7 @@ class HostTensor {
   std::size_t bytes() const { return bytes_; }
 
  private:
-  std::unique_ptr<void, Unmap> memory_;
+  Mapping memory_;
   std::size_t bytes_ = 0;
   TensorBuffer buffer_;  // after memory_: destroyed first
 };

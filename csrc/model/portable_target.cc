@@ -94,7 +94,10 @@ Result<PortableTarget::Step> PortableTarget::make_step(const std::shared_ptr<con
   return step;
 }
 
-Result<KvCache> PortableTarget::new_cache() const { return KvCache::create(library_, *decode_.signature); }
+Result<std::unique_ptr<TargetCache>> PortableTarget::new_cache() {
+  TANDEM_ASSIGN_OR_RETURN(auto cache, PortableCache::create(library_, *decode_.signature));
+  return std::unique_ptr<TargetCache>(std::move(cache));
+}
 
 void PortableTarget::fill_mask(Step& step, int64_t start, int64_t count) const {
   // Row i may see keys 0 .. start+i; a row of padding sees key 0, so that its softmax stays finite.
@@ -112,7 +115,7 @@ void PortableTarget::fill_mask(Step& step, int64_t start, int64_t count) const {
   }
 }
 
-Status PortableTarget::run(Step& step, const KvCache& cache, int64_t start, std::span<const int32_t> ids) {
+Status PortableTarget::run(Step& step, const PortableCache& cache, int64_t start, std::span<const int32_t> ids) {
   const auto count = static_cast<int64_t>(ids.size());
   for (int64_t row = 0; row < step.rows; ++row) {
     step.tokens[row] = row < count ? ids[static_cast<std::size_t>(row)] : 0;
@@ -137,7 +140,7 @@ PortableTarget::Step& PortableTarget::choose(std::vector<Step>& steps, int64_t s
   return decode_;
 }
 
-Status PortableTarget::prefill(const KvCache& cache, int64_t start, std::span<const int32_t> ids,
+Status PortableTarget::prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
                                const std::atomic<bool>& cancelled, int64_t* done) {
   *done = 0;
   while (*done < static_cast<int64_t>(ids.size())) {
@@ -147,13 +150,13 @@ Status PortableTarget::prefill(const KvCache& cache, int64_t start, std::span<co
     Step& step = choose(prefill_, start + *done, left);
     const int64_t take = std::min(left, step.rows);
     const auto first = static_cast<std::size_t>(*done);
-    TANDEM_RETURN_IF_ERROR(run(step, cache, start + *done, ids.subspan(first, static_cast<std::size_t>(take))));
+    TANDEM_RETURN_IF_ERROR(run(step, static_cast<PortableCache&>(cache), start + *done, ids.subspan(first, static_cast<std::size_t>(take))));
     *done += take;
   }
   return {};
 }
 
-Status PortableTarget::score(const KvCache& cache, int64_t start, std::span<const int32_t> ids,
+Status PortableTarget::score(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
                              const std::atomic<bool>& cancelled, float* logits, int64_t* done) {
   *done = 0;
   while (*done < static_cast<int64_t>(ids.size())) {
@@ -163,7 +166,7 @@ Status PortableTarget::score(const KvCache& cache, int64_t start, std::span<cons
     Step& step = choose(score_, start + *done, left);
     const int64_t take = std::min(left, step.rows);
     const auto first = static_cast<std::size_t>(*done);
-    TANDEM_RETURN_IF_ERROR(run(step, cache, start + *done, ids.subspan(first, static_cast<std::size_t>(take))));
+    TANDEM_RETURN_IF_ERROR(run(step, static_cast<PortableCache&>(cache), start + *done, ids.subspan(first, static_cast<std::size_t>(take))));
     std::memcpy(logits + *done * vocab_size_, step.logits, static_cast<std::size_t>(take * vocab_size_) * sizeof(float));
     *done += take;
   }

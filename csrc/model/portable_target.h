@@ -1,6 +1,6 @@
 // The target model over the bundle's portable signatures: `prefill_N` writes KV for N tokens, `score_N` also returns
 // their logits, `decode` is one token with logits. Knows tensor names, chunk sizes and masks, nothing of sampling.
-// Thread-safe: calls are serialised, since all signatures share one interpreter. Depends on litert.
+// Depends on litert.
 #pragma once
 
 #include <atomic>
@@ -11,28 +11,24 @@
 #include <vector>
 
 #include "litert/handles.h"
-#include "model/kv_cache.h"
+#include "model/portable_cache.h"
+#include "model/target.h"
 
 namespace tandem {
 
-class PortableTarget {
+class PortableTarget : public Target {
  public:
   // `model` must outlive the target. kBundle when a signature or tensor that is needed is missing or of another shape.
   static Result<std::unique_ptr<PortableTarget>> create(const litert::Environment& environment,
                                                         const litert::Model& model, const litert::CpuOptions& options);
 
-  int64_t context() const { return context_; }
-  int64_t vocab_size() const { return vocab_size_; }
-  Result<KvCache> new_cache() const;
-
-  // Appends `ids` at positions start, start+1, ... to the cache, without logits. Stops with kCancelled between chunks
-  // when `cancelled` turns true; `*done` says how many ids are in the cache, whatever the status.
-  Status prefill(const KvCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
-                 int64_t* done);
-
-  // Appends `ids` and writes their logits, float32 [ids.size(), vocab_size], to `logits`. `*done` as above.
-  Status score(const KvCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
-               float* logits, int64_t* done);
+  int64_t context() const override { return context_; }
+  int64_t vocab_size() const override { return vocab_size_; }
+  Result<std::unique_ptr<TargetCache>> new_cache() override;
+  Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
+                 int64_t* done) override;
+  Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
+               float* logits, int64_t* done) override;
 
  private:
   // One signature with its own input and output buffers; KV buffers are bound per call.
@@ -52,7 +48,7 @@ class PortableTarget {
   static Result<Step> make_step(const std::shared_ptr<const litert::Library>& library,
                                 const litert::Signature& signature);
   // Runs `ids` (at most step.rows of them, the rest is padding) at `start`.
-  Status run(Step& step, const KvCache& cache, int64_t start, std::span<const int32_t> ids);
+  Status run(Step& step, const PortableCache& cache, int64_t start, std::span<const int32_t> ids);
   void fill_mask(Step& step, int64_t start, int64_t count) const;
   // The step for the next chunk of `left` tokens at `start`: the largest that is filled at least by half and does not
   // reach past the context; one row when none does.

@@ -10,8 +10,14 @@ class NativeError(Exception):
 
 class Tokenizer:
     vocab_size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    @staticmethod
+    def from_digest(digest: bytes) -> Tokenizer: ...
     def encode(self, text: str | bytes, add_bos: bool = False, parse_special: bool = False) -> list[int]: ...
     def decode(self, ids: list[int], skip_special: bool = False) -> str: ...
+    def is_special(self, id: int) -> bool: ...
 
 class Token:
     id: int
@@ -54,11 +60,19 @@ class Session:
 
 class Engine:
     def __init__(
-        self, path: str, library: str, num_threads: int, max_context: int, cache_dir: str, first_load: Any = None
-    ) -> None: ...  # num_threads 0 = physical cores; max_context 0 = the bundle's; library = path of libLiteRt.so
+        self,
+        path: str,
+        library: str,  # path of libLiteRt.so
+        num_threads: int = 0,  # 0: physical cores
+        max_context: int = 0,  # 0: what the bundle was made for
+        cache_dir: str = "",  # "": packed weights stay in memory
+        kv_dtype: str = "f16",
+        graph: str = "auto",
+    ) -> None: ...
     tokenizer: Tokenizer
     def info(self) -> dict[str, Any]: ...
     def session(self) -> Session: ...
 
+def open_tokenizer(path: str) -> Tokenizer: ...  # without loading the model
 def inspect(path: str) -> str: ...  # JSON: sections, manifest, sizes
 def verify(path: str) -> list[str]: ...  # the problems found; empty when sound. Raises only when it cannot be read

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from ._quiet import without_greeting
 from .conversion import convert_with_bar
 from .engine import Engine
 from .errors import BundleError, ConversionError, InvalidRequestError
@@ -57,13 +58,15 @@ def open_demo_engine(num_threads: int | None = None) -> Engine:
     bundle = bundle_path()
     if bundle.exists():
         try:
-            return Engine(bundle, num_threads=num_threads)
+            with without_greeting():
+                return Engine(bundle, num_threads=num_threads)
         except BundleError as error:
             _say(f"{error}\nmaking it again")
             bundle.unlink(missing_ok=True)
     make_bundle(bundle)
     reset_peak_rss()  # so that the memory shown is that of running, not of converting
-    return Engine(bundle, num_threads=num_threads)
+    with without_greeting():
+        return Engine(bundle, num_threads=num_threads)
 
 
 def bundle_path() -> Path:

@@ -55,6 +55,9 @@ class Engine:
 
     `num_threads` None: one per physical core. `max_context` None: what the bundle was made for. The first load prepares
     the weights for this machine and keeps them in the cache folder (`cache_dir` None: the default one).
+
+    `graph` says which of the bundle's graphs run: "fast" (Tandem's own attention over a cache that grows with use),
+    "portable" (standard operators, what other runtimes run; its cache is always f32), or "auto": fast where there is.
     """
 
     def __init__(
@@ -63,12 +66,14 @@ class Engine:
         backend: str = "cpu",
         num_threads: int | None = None,
         max_context: int | None = None,
-        kv_dtype: str = "f32",
+        kv_dtype: str = "f16",
         drafter: str = "auto",
         cache_dir: PathLike | None = None,
+        graph: str = "auto",
     ) -> None:
         _checks.choice("backend", backend, ("cpu",))
-        _checks.choice("kv_dtype", kv_dtype, ("f32",))
+        _checks.choice("kv_dtype", kv_dtype, ("f16", "f32"))
+        _checks.choice("graph", graph, ("auto", "fast", "portable"))
         _checks.choice("drafter", drafter, ("auto", "off"), ": no bundle of this version carries a drafter")
         threads = 0 if num_threads is None else _checks.integer("num_threads", num_threads, 1, 1024)
         context = 0 if max_context is None else _checks.integer("max_context", max_context, 1, 2**31 - 1)
@@ -81,6 +86,8 @@ class Engine:
                 threads,
                 context,
                 library.engine_cache_dir(cache_dir),
+                kv_dtype,
+                graph,
             )
             self.info = EngineInfo.from_native(self._native.info())
             self.tokenizer = Tokenizer(self._native.tokenizer)

@@ -33,8 +33,9 @@ class EngineInfo:
     num_threads: int
     load_seconds: float
     warm_start: bool  # the packed weights were found in the cache folder
+    kv_dtype: str  # of the cache: "f16" or "f32"
+    graph: str  # which of the bundle's graphs run: "fast" or "portable"
     backend: str = "cpu"
-    kv_dtype: str = "f32"
     has_drafter: bool = False
     modalities: tuple[str, ...] = ("text",)
 
@@ -60,6 +61,8 @@ class EngineInfo:
             num_threads=info["num_threads"],
             load_seconds=info["load_seconds"],
             warm_start=info["warm_start"],
+            kv_dtype=info["kv_dtype"],
+            graph=info["graph"],
         )
 
 

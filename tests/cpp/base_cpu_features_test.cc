@@ -1,6 +1,5 @@
 // CPU features: the widest set by default, TANDEM_ISA's names accepted, others refused.
 #include "base/cpu_features.h"
-
 #include "check.h"
 
 using namespace tandem;

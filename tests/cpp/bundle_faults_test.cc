@@ -91,13 +91,12 @@ TEST(hostile_headers_stay_inside) {
     std::mt19937_64 random(seed);
     std::vector<char> copy(sound.begin(), sound.end());
     for (unsigned i = 0; i <= seed % 4; ++i) copy[32 + random() % (end - 32)] = static_cast<char>(random());
-    if (seed % 5 == 0) {  // put the damage at the very end of the memory
-      const uint64_t shift = 16384 - end;
+    if (seed % 5 == 0) {  // the flatbuffer alone, so that its end is the end of the memory
       std::vector<char> moved(copy.begin() + 32, copy.begin() + static_cast<std::ptrdiff_t>(end));
       tandem::FlatReader reader(flat_bytes(moved), 10000);
       const auto root = reader.root();
       root.table(0).vector(0, 4).table(0).string(0);
-      root.table(1).vector(0, 4).table(static_cast<uint32_t>(shift % 7)).scalar<uint64_t>(1);
+      root.table(1).vector(0, 4).table(1).scalar<uint64_t>(1);
     }
     const auto header = tandem::parse_header(flat_bytes(copy));
     accepted += header.ok();
@@ -123,8 +122,8 @@ TEST(random_flatbuffers_stay_inside) {
 }
 
 TEST(shared_tables_cannot_make_an_endless_walk) {
-  // A vector of a million entries that all point to one table.
-  std::string flat = fixture::FlatWriter::write(fixture::table({}, {fixture::tables({fixture::table({})}).at(0)}));
+  const std::string flat =
+      fixture::FlatWriter::write(fixture::table({}, {fixture::tables({fixture::table({})}).at(0)}));
   tandem::FlatReader reader(fixture::bytes_of(flat), 100);
   const tandem::FlatVector list = reader.root().vector(0, 4);
   CHECK_EQ(list.size(), 1u);

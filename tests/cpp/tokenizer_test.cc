@@ -74,6 +74,16 @@ TEST(merges_by_rank_then_from_the_left) {
   CHECK_EQ(t->vocab_size(), kPhrase + 1);
 }
 
+TEST(outdated_candidates_are_dropped) {
+  // "ab" is a candidate until "bc" takes its b; "a" + "bc" must then wait for its own rank, after "bc" + "b".
+  Spec spec = small_spec();
+  spec.pieces.push_back("bcb");
+  spec.added.clear();
+  spec.merges = {{"b", "c"}, {"a", "b"}, {"bc", "b"}, {"a", "bc"}};
+  const Fixture t(spec);
+  CHECK(t->encode("abcb") == (Ids{kA, static_cast<int32_t>(spec.pieces.size()) - 1}));
+}
+
 TEST(named_tokens_and_bos) {
   const Fixture t;
   CHECK(t->encode("a", true) == (Ids{2, kA}));

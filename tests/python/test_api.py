@@ -85,7 +85,7 @@ def test_rewind_gives_the_same_again(session: tl.Session) -> None:
 
 
 def test_parts_are_text_and_ids(session: tl.Session, engine: tl.Engine) -> None:
-    session.prefill([2, "the <bos>", np.int64(30)])  # type: ignore[list-item]
+    session.prefill([2, "the <bos>", np.int64(30)])
     assert session.tokens == (2, *engine.tokenizer.encode("the <bos>"), 30)
     session.rewind(0)
     session.prefill("fox")
@@ -152,10 +152,12 @@ def test_stats(session: tl.Session) -> None:
 
 def test_sampling_repeats_with_its_seed(session: tl.Session) -> None:
     session.prefill([2, 30, 31])
-    params = tl.SamplingParams(temperature=3.0, seed=7, max_tokens=20, stop_ids=())
-    first = greedy(session, params)
-    session.rewind(3)
-    assert greedy(session, params) == first
+    runs = []
+    for seed in (7, 7, 8):  # the temperature is high because a random model is very sure of itself
+        session.rewind(3)
+        params = tl.SamplingParams(temperature=50.0, seed=seed, max_tokens=20, stop_ids=())
+        runs.append(greedy(session, params))
+    assert runs[0] == runs[1] != runs[2]
 
 
 def test_sessions_do_not_mix(engine: tl.Engine) -> None:
@@ -171,7 +173,7 @@ def test_sessions_do_not_mix(engine: tl.Engine) -> None:
 
 
 def test_perplexity_is_what_the_logits_say(engine: tl.Engine, session: tl.Session) -> None:
-    text = TEXT * 4
+    text = TEXT * 8
     ids = [2, *engine.tokenizer.encode(text)]
     n = 32
     result = tl.measure_perplexity(engine, text, context=n)
@@ -184,9 +186,9 @@ def test_perplexity_is_what_the_logits_say(engine: tl.Engine, session: tl.Sessio
         logs = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
         losses += [-logs[i, window[i + 1]] for i in range(n // 2, n - 1)]
     assert result.windows >= 2 and result.tokens == len(losses)
-    assert result.perplexity == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
+    assert result.nll == pytest.approx(np.mean(losses), rel=1e-4)
     spread = np.std(losses, ddof=1) / len(losses) ** 0.5
-    assert result.standard_error == pytest.approx(result.perplexity * spread, rel=1e-4)
+    assert result.standard_error == pytest.approx(result.perplexity * spread, rel=1e-3)
     assert tl.measure_perplexity(engine, text, context=n, score="all").tokens == (n - 1) * result.windows
 
 

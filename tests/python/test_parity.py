@@ -31,12 +31,15 @@ CUTS = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(MODELS))
+@pytest.fixture(scope="module", params=[f"{graph}: {name}" for name in sorted(MODELS) for graph in ("fast", "portable")])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tl.Engine]:
-    folder = tmp_path_factory.mktemp(request.param)
-    checkpoint = MODELS[request.param](folder / "checkpoint")
+    graph, name = request.param.split(": ")
+    folder = tmp_path_factory.mktemp(name)
+    checkpoint = MODELS[name](folder / "checkpoint")
     convert(checkpoint, folder / "model.litertlm", quant="f32", context=CONTEXT)
-    return checkpoint, tl.Engine(folder / "model.litertlm", kv_dtype="f32")
+    engine = tl.Engine(folder / "model.litertlm", kv_dtype="f32", graph=graph)
+    assert engine.info.graph == graph
+    return checkpoint, engine
 
 
 def prompt(length: int, vocab: int, seed: int = 0) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import sys
@@ -66,7 +67,7 @@ def test_gemma4_spec(tmp_path: Path, layout: str) -> None:
     assert (spec.layers[0].rope.theta, spec.layers[0].rope.rotated) == (1e4, 16)
     assert (spec.layers[1].rope.theta, spec.layers[1].rope.rotated) == (1e6, 8)  # a quarter of 32 pairs
     assert spec.v_norm and spec.layer_scalar and spec.final_softcap == 30.0
-    assert spec.eos_ids == (1, 16, 10) and spec.suppress_ids == (511, 509)
+    assert spec.eos_ids == (1, 16, 9) and spec.suppress_ids == (511, 509)
     assert spec.sampler == {"temperature": 1.0, "top_k": 64.0, "top_p": 0.95}
     assert spec.media["image_token_id"] == 505 and spec.media["eoa_token_id"] == 511 and spec.media["patch_size"] == 4
 
@@ -112,7 +113,7 @@ def test_half_precision(tmp_path: Path, dtype: str, name: str) -> None:
         rounded = bf16_round(exact) if dtype == "BF16" else exact.astype(np.float16).astype(np.float32)
         np.testing.assert_array_equal(half.tensor(key), rounded)
     assert full.spec.embed_scale == float(np.float32(128**0.5))
-    assert half.spec.embed_scale == (11.3125 if dtype == "BF16" else 11.3125 + 0.0)
+    assert half.spec.embed_scale == 11.3125
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_tokenizer_and_template(tmp_path: Path) -> None:
     assert three.chat_template is not None and "<start_of_turn>" in three.chat_template
     bare = open_source(write_gemma3(tmp_path / "bare", tokenizer=False))
     assert bare.chat_template is None
-    with pytest.raises(ConversionError, match="tokenizer.json is missing"):
+    with pytest.raises(ConversionError, match=r"tokenizer\.json is missing"):
         _ = bare.tokenizer_json
 
 
@@ -224,6 +225,9 @@ def test_unsupported_configs(tmp_path: Path, change: dict[str, Any], words: list
 def test_unsupported_families(tmp_path: Path, kind: str | None, word: str) -> None:
     folder = write_gemma4(tmp_path, tokenizer=False, media=False)
     edit_json(folder / "config.json", lambda c: c.update(model_type=kind))
+    refuses(folder, word)
+    whole = load(folder)  # the reason is the family, not the first tensor with a strange name
+    write_safetensors(folder / "model.safetensors", {"pre_projection.weight": np.zeros((2, 2), np.float32), **whole})
     refuses(folder, word)
 
 
@@ -318,7 +322,7 @@ def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
     refuses(tmp_path / "m", "safetensors", "PyTorch")
 
 
-# --------------------------------------------------------------------------------------------- the safetensors container
+# -------------------------------------------------------------------------------------------- the safetensors container
 def raw_file(path: Path, header: Any, data: bytes = b"\0" * 16, length: int | None = None) -> Path:
     head = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(head) if length is None else length) + head + data)
@@ -404,10 +408,10 @@ def test_gguf_equals_hugging_face(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
     gguf = open_source(write_gguf(tmp_path / "m.gguf", seed=4, template="{{ x }}"))
     hf = open_source(tmp_path / "m.gguf.hf")
-    same = ("family vocab_size hidden_size intermediate_size num_heads layers rms_norm_eps norm_offset embed_scale "
-            "max_context bos_id eos_ids pad_id").split()  # fmt: skip
-    for name in same:
-        assert getattr(gguf.spec, name) == getattr(hf.spec, name), name
+    own = ("attention_scale", "sampler")  # stored as float32; not in the file
+    for field in dataclasses.fields(ModelSpec):
+        if field.name not in own:
+            assert getattr(gguf.spec, field.name) == getattr(hf.spec, field.name), field.name
     assert gguf.spec.attention_scale == pytest.approx(hf.spec.attention_scale)
     assert gguf.dtype == "f32" and gguf.chat_template == "{{ x }}" and sorted(gguf.names()) == sorted(hf.names())
     for name in hf.names():

@@ -130,7 +130,10 @@ def gguf_json(folder: Path) -> bytes:
     return body
 
 
-@pytest.fixture(scope="module", params=["tiny-gemma4", "tiny-gemma3", "gemma4", "gemma3"])
+# The `gguf` package takes half a minute to open the Gemma 3 file, so that one is slow.
+@pytest.fixture(
+    scope="module", params=["tiny-gemma4", "tiny-gemma3", "gemma4", pytest.param("gemma3", marks=pytest.mark.slow)]
+)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     native = pytest.importorskip("tandem_lm._native", reason="the C++ module is not built")
     tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers is not installed")

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from .._quiet import without_greeting
 from ..conversation import recommended_params
 from ..engine import Engine
 from ..errors import InvalidRequestError
@@ -43,12 +44,13 @@ def open_engine(args: argparse.Namespace) -> Engine:
             raise InvalidRequestError(f"--{medium} is not supported by this version; use text")
     if getattr(args, "draft_tokens", None) is not None:
         raise InvalidRequestError("--draft-tokens is not supported by this version: it has no drafter; leave it out")
-    return Engine(
-        args.bundle,
-        num_threads=args.threads,
-        max_context=args.max_context,
-        drafter=getattr(args, "drafter", "auto"),
-    )
+    with without_greeting():
+        return Engine(
+            args.bundle,
+            num_threads=args.threads,
+            max_context=args.max_context,
+            drafter=getattr(args, "drafter", "auto"),
+        )
 
 
 def sampling_params(args: argparse.Namespace, engine: Engine, *, recommended: bool) -> SamplingParams:

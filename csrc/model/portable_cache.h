@@ -6,14 +6,17 @@
 #include <vector>
 
 #include "litert/handles.h"
+#include "model/target.h"
 
 namespace tandem {
 
-class KvCache {
+class PortableCache : public TargetCache {
  public:
   // One buffer per `kv_cache_*` input of `signature`, in its order.
-  static Result<KvCache> create(const std::shared_ptr<const litert::Library>& library,
-                                const litert::Signature& signature);
+  static Result<std::unique_ptr<PortableCache>> create(const std::shared_ptr<const litert::Library>& library,
+                                                       const litert::Signature& signature);
+
+  int64_t rewind(int64_t position) override { return position; }
 
   // The buffer for the tensor of this name; nullptr when there is none.
   litert::RtTensorBuffer find(const std::string& name) const;

@@ -1,4 +1,4 @@
-#include "model/kv_cache.h"
+#include "model/portable_cache.h"
 
 #include <algorithm>
 
@@ -6,24 +6,24 @@ namespace tandem {
 
 bool is_kv_name(const std::string& name) { return name.starts_with("kv_cache_"); }
 
-Result<KvCache> KvCache::create(const std::shared_ptr<const litert::Library>& library,
+Result<std::unique_ptr<PortableCache>> PortableCache::create(const std::shared_ptr<const litert::Library>& library,
                                 const litert::Signature& signature) {
-  KvCache cache;
+  auto cache = std::make_unique<PortableCache>();
   for (const litert::TensorInfo& input : signature.inputs) {
     if (!is_kv_name(input.name)) continue;
     TANDEM_ASSIGN_OR_RETURN(auto tensor, litert::HostTensor::create(library, input));
-    cache.names_.push_back(input.name);
-    cache.tensors_.push_back(std::move(tensor));
+    cache->names_.push_back(input.name);
+    cache->tensors_.push_back(std::move(tensor));
   }
   return cache;
 }
 
-litert::RtTensorBuffer KvCache::find(const std::string& name) const {
+litert::RtTensorBuffer PortableCache::find(const std::string& name) const {
   const auto found = std::find(names_.begin(), names_.end(), name);
   return found == names_.end() ? nullptr : tensors_[static_cast<std::size_t>(found - names_.begin())].buffer();
 }
 
-std::size_t KvCache::reserved_bytes() const {
+std::size_t PortableCache::reserved_bytes() const {
   std::size_t total = 0;
   for (const auto& tensor : tensors_) total += tensor.bytes();
   return total;

@@ -1,0 +1,361 @@
+#include "model/fast_target.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/rope_norm.h"
+
+namespace tandem {
+namespace {
+
+constexpr const char* kEmbed = "tandem_embed_";
+constexpr const char* kBody = "tandem_body_";
+constexpr const char* kFill = "tandem_fill_";
+constexpr const char* kHead = "tandem_head_";
+constexpr const char* kAttention = "tandem.attention";
+
+// Rows up to which a step costs the same: reading the weights takes as long as multiplying them.
+constexpr int64_t kFreeRows = 8;
+
+// Multiply-adds below which waking another thread costs more than it gives.
+constexpr int64_t kParallelMacs = 1 << 20;
+constexpr int64_t kParallelValues = 1 << 15;
+constexpr std::size_t kBufferTail = 256;  // XNNPACK may read past the end of a tensor
+
+class FastCache : public TargetCache {
+ public:
+  explicit FastCache(std::unique_ptr<SequenceCache> kv) : kv_(std::move(kv)) {}
+  int64_t rewind(int64_t position) override {
+    if (kv_->holds(position)) return position;
+    kv_->reset();
+    return 0;
+  }
+  SequenceCache& kv() { return *kv_; }
+
+ private:
+  std::unique_ptr<SequenceCache> kv_;
+};
+
+// Pointers to the tensors of one operator call, unlocked at the end.
+class LockedTensors {
+ public:
+  LockedTensors(const litert::Library& api, int mode) : api_(api), mode_(mode) {}
+  ~LockedTensors() {
+    for (const litert::RtTensorBuffer buffer : locked_) static_cast<void>(api_.UnlockTensorBuffer(buffer));
+  }
+  LockedTensors(const LockedTensors&) = delete;
+  LockedTensors& operator=(const LockedTensors&) = delete;
+
+  // nullptr when the library refuses.
+  template <class T>
+  T* get(litert::RtTensorBuffer buffer) {
+    void* memory = nullptr;
+    if (api_.LockTensorBuffer(buffer, &memory, mode_) != litert::kRtOk) return nullptr;
+    locked_.push_back(buffer);
+    return static_cast<T*>(memory);
+  }
+
+ private:
+  const litert::Library& api_;
+  int mode_;
+  std::vector<litert::RtTensorBuffer> locked_;
+};
+
+}  // namespace
+
+bool FastTarget::supports(const litert::Model& model) {
+  return std::any_of(model.signatures().begin(), model.signatures().end(),
+                     [](const litert::Signature& signature) { return signature.key == std::string(kBody) + "1"; });
+}
+
+FastTarget::~FastTarget() = default;
+
+Result<std::unique_ptr<FastTarget>> FastTarget::create(const litert::Environment& environment,
+                                                       const litert::Model& model, const ModelSpec& spec,
+                                                       int64_t max_context, KvType kv_type,
+                                                       const litert::CpuOptions& options) {
+  std::unique_ptr<FastTarget> target(new FastTarget);
+  target->library_ = environment.library();
+  target->spec_ = spec;
+  target->max_context_ = max_context;
+  target->kv_type_ = kv_type;
+  TANDEM_ASSIGN_OR_RETURN(target->isa_, select_isa());
+  target->pool_ = std::make_unique<ThreadPool>(options.num_threads);
+
+  int64_t largest_query = 0;
+  for (const LayerSpec& layer : spec.layers) {
+    target->layers_.push_back({layer.kv_heads, layer.head_dim, layer.window});
+    largest_query = std::max<int64_t>(largest_query, int64_t{spec.num_heads} * layer.head_dim);
+    RopeTable table;
+    table.pairs = layer.rope.rotated;
+    for (int i = 0; i < table.pairs; ++i) {
+      // As the published code: the exponent and the power in float32.
+      const float exponent = static_cast<float>(2 * i) / static_cast<float>(layer.head_dim);
+      const float frequency = 1.0f / std::pow(static_cast<float>(layer.rope.theta), exponent);
+      table.inverse_frequency.push_back(frequency / static_cast<float>(layer.rope.factor));
+    }
+    const auto same = [&](const RopeTable& other) { return other.inverse_frequency == table.inverse_frequency; };
+    const auto found = std::find_if(target->ropes_.begin(), target->ropes_.end(), same);
+    target->layer_rope_.push_back(static_cast<int>(found - target->ropes_.begin()));
+    if (found == target->ropes_.end()) target->ropes_.push_back(std::move(table));
+  }
+
+  litert::CpuOptions selected = options;
+  for (const litert::Signature& signature : model.signatures()) {
+    for (auto [prefix, stages] : {std::pair{kEmbed, &target->embed_},
+                                  {kBody, &target->body_},
+                                  {kFill, &target->fill_},
+                                  {kHead, &target->head_}}) {
+      if (!signature.key.starts_with(prefix) || signature.inputs.size() != 1 || signature.outputs.size() != 1) continue;
+      Stage stage;
+      stage.signature = &signature;
+      stage.rows = signature.inputs[0].shape()[1];
+      stages->push_back(std::move(stage));
+      selected.signature_keys.push_back(signature.key);
+    }
+  }
+  for (std::vector<Stage>* stages : {&target->embed_, &target->body_, &target->fill_, &target->head_}) {
+    std::sort(stages->begin(), stages->end(), [](const Stage& a, const Stage& b) { return a.rows < b.rows; });
+    if (stages->empty()) return Status(Code::kBundle, "the bundle lacks a fast graph; convert the model again");
+  }
+
+  const auto floats = [](int64_t count, const char* what) {
+    return reserve(static_cast<std::size_t>(count) * sizeof(float) + kBufferTail, what);
+  };
+  const int64_t rows = target->max_rows(), head_rows = target->head_.back().rows;
+  TANDEM_ASSIGN_OR_RETURN(target->tokens_, floats(rows, "tokens"));
+  TANDEM_ASSIGN_OR_RETURN(target->embeddings_, floats(rows * spec.hidden_size, "embeddings"));
+  TANDEM_ASSIGN_OR_RETURN(target->hidden_, floats(std::max(rows, head_rows) * spec.hidden_size, "hidden states"));
+  TANDEM_ASSIGN_OR_RETURN(target->logits_, floats(head_rows * spec.vocab_size, "logits"));
+  TANDEM_ASSIGN_OR_RETURN(target->attended_, floats(rows * largest_query, "attention"));
+  TANDEM_ASSIGN_OR_RETURN(target->queries_, floats(rows * largest_query, "queries"));
+  TANDEM_RETURN_IF_ERROR(target->bind(target->embed_, target->tokens_, target->embeddings_));
+  TANDEM_RETURN_IF_ERROR(target->bind(target->body_, target->embeddings_, target->hidden_));
+  TANDEM_RETURN_IF_ERROR(target->bind(target->fill_, target->embeddings_, target->attended_));
+  TANDEM_RETURN_IF_ERROR(target->bind(target->head_, target->hidden_, target->logits_));
+
+  litert::CustomOp attention;
+  attention.name = kAttention;
+  attention.user = target.get();
+  attention.kernel.init = [](void*, const void*, std::size_t) { return litert::kRtOk; };
+  attention.kernel.output_layouts = &FastTarget::attention_layouts;
+  attention.kernel.run = &FastTarget::attention_run;
+  attention.kernel.destroy = [](void*) { return litert::kRtOk; };
+  selected.custom_ops.push_back(attention);
+  TANDEM_ASSIGN_OR_RETURN(target->compiled_, litert::CompiledModel::create(environment, model, selected));
+  return target;
+}
+
+Status FastTarget::bind(std::vector<Stage>& stages, const Mapping& input, const Mapping& output) {
+  for (Stage& stage : stages) {
+    for (const auto& [info, memory, buffer] : {std::tuple{&stage.signature->inputs[0], &input, &stage.input},
+                                               {&stage.signature->outputs[0], &output, &stage.output}}) {
+      if (info->bytes() + kBufferTail > memory->get_deleter().bytes) {
+        return {Code::kBundle, "'" + stage.signature->key + "' has tensors of another size than the manifest says; "
+                               "convert the model again"};
+      }
+      litert::RtTensorBuffer raw = nullptr;
+      TANDEM_RETURN_IF_ERROR(litert::to_status(
+          library_->CreateTensorBufferFromHostMemory(&info->type, memory->get(), info->bytes(), nullptr, &raw),
+          "buffer of '" + stage.signature->key + "'"));
+      *buffer = litert::TensorBuffer(library_, raw);
+    }
+  }
+  return {};
+}
+
+Result<std::unique_ptr<TargetCache>> FastTarget::new_cache() {
+  TANDEM_ASSIGN_OR_RETURN(auto kv, SequenceCache::create(layers_, max_context_, max_rows(), kv_type_));
+  return std::unique_ptr<TargetCache>(std::make_unique<FastCache>(std::move(kv)));
+}
+
+int64_t FastTarget::max_rows() const { return std::max(body_.back().rows, fill_.back().rows); }
+
+const FastTarget::Stage& FastTarget::covering(const std::vector<Stage>& stages, int64_t rows) {
+  const auto found = std::find_if(stages.begin(), stages.end(), [&](const Stage& stage) { return stage.rows >= rows; });
+  return found == stages.end() ? stages.back() : *found;
+}
+
+const FastTarget::Stage& FastTarget::first_piece(const std::vector<Stage>& stages, int64_t left) {
+  if (left >= stages.back().rows) return stages.back();
+  // cost[n]: of the best way to run n tokens; a stage with padding covers the rest at once.
+  std::vector<int64_t> cost(static_cast<std::size_t>(left) + 1, 0);
+  const Stage* best = &stages.front();
+  for (int64_t n = 1; n <= left; ++n) {
+    int64_t lowest = std::numeric_limits<int64_t>::max();
+    for (const Stage& stage : stages) {
+      const int64_t rest = cost[static_cast<std::size_t>(std::max<int64_t>(0, n - stage.rows))];
+      const int64_t total = std::max(stage.rows, kFreeRows) + rest;
+      if (total <= lowest) {  // of equals the larger: fewer pieces
+        lowest = total;
+        best = &stage;
+      }
+    }
+    cost[static_cast<std::size_t>(n)] = lowest;
+  }
+  return *best;
+}
+
+Status FastTarget::run(const Stage& stage) {
+  std::vector<litert::RtTensorBuffer> inputs{stage.input.get()}, outputs{stage.output.get()};
+  const Status status = compiled_.run(*stage.signature, inputs, outputs);
+  return step_status_.ok() ? status : step_status_;
+}
+
+void FastTarget::prepare_ropes(int64_t start, int64_t rows) {
+  for (RopeTable& rope : ropes_) {
+    rope.cosine.resize(static_cast<std::size_t>(rows * rope.pairs));
+    rope.sine.resize(static_cast<std::size_t>(rows * rope.pairs));
+    rope_table(rope.inverse_frequency.data(), rope.pairs, start, static_cast<int>(rows), rope.cosine.data(),
+               rope.sine.data());
+  }
+}
+
+Status FastTarget::run_layers(const Stage& stage, SequenceCache& cache, int64_t start, std::span<const int32_t> ids) {
+  const auto count = static_cast<int64_t>(ids.size());
+  const Stage& lookup = covering(embed_, count);
+  auto* tokens = static_cast<int32_t*>(tokens_.get());
+  std::fill_n(std::copy(ids.begin(), ids.end(), tokens), lookup.rows - count, 0);
+  step_status_ = {};
+  TANDEM_RETURN_IF_ERROR(run(lookup));
+  if (lookup.rows < stage.rows) {  // padding must be finite
+    auto* padding = static_cast<float*>(embeddings_.get()) + lookup.rows * spec_.hidden_size;
+    std::fill_n(padding, (stage.rows - lookup.rows) * spec_.hidden_size, 0.0f);
+  }
+  cache_ = &cache;
+  start_ = start;
+  rows_ = count;
+  stage_rows_ = stage.rows;
+  prepare_ropes(start, count);
+  const Status status = run(stage);
+  cache_ = nullptr;
+  if (status.ok()) cache.written(start + count);
+  return status;
+}
+
+Status FastTarget::prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
+                           const std::atomic<bool>& cancelled, int64_t* done) {
+  *done = 0;
+  while (*done < static_cast<int64_t>(ids.size())) {
+    if (cancelled) return {Code::kCancelled, "cancelled"};
+    const std::lock_guard lock(mutex_);
+    const auto rest = ids.subspan(static_cast<std::size_t>(*done));
+    const auto left = static_cast<int64_t>(rest.size());
+    const Stage& stage = left < fill_.front().rows ? covering(body_, left) : first_piece(fill_, left);
+    const int64_t take = std::min(left, stage.rows);
+    filling_ = stage.signature->key.starts_with(kFill);
+    TANDEM_RETURN_IF_ERROR(run_layers(stage, static_cast<FastCache&>(cache).kv(), start + *done,
+                                      rest.first(static_cast<std::size_t>(take))));
+    *done += take;
+  }
+  return {};
+}
+
+Status FastTarget::score(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
+                         const std::atomic<bool>& cancelled, float* logits, int64_t* done) {
+  *done = 0;
+  while (*done < static_cast<int64_t>(ids.size())) {
+    if (cancelled) return {Code::kCancelled, "cancelled"};
+    const std::lock_guard lock(mutex_);
+    const auto rest = ids.subspan(static_cast<std::size_t>(*done));
+    const auto left = static_cast<int64_t>(rest.size());
+    const Stage& stage = covering(body_, left);
+    const int64_t take = std::min(left, stage.rows);
+    filling_ = false;
+    TANDEM_RETURN_IF_ERROR(run_layers(stage, static_cast<FastCache&>(cache).kv(), start + *done,
+                                      rest.first(static_cast<std::size_t>(take))));
+    TANDEM_RETURN_IF_ERROR(run(covering(head_, take)));
+    std::memcpy(logits + *done * spec_.vocab_size, logits_.get(),
+                static_cast<std::size_t>(take * spec_.vocab_size) * sizeof(float));
+    *done += take;
+  }
+  return {};
+}
+
+litert::RtStatus FastTarget::attention_layouts(void*, std::size_t, const litert::RtLayout* inputs, std::size_t,
+                                               litert::RtLayout* outputs) {
+  outputs[0] = inputs[0];
+  return litert::kRtOk;
+}
+
+litert::RtStatus FastTarget::attention_run(void* user, std::size_t num_inputs, const litert::RtTensorBuffer* inputs,
+                                           std::size_t num_outputs, litert::RtTensorBuffer* outputs) {
+  auto& target = *static_cast<FastTarget*>(user);
+  constexpr litert::RtStatus kFailure = 3;
+  if (num_inputs != 6 || num_outputs != 1 || target.cache_ == nullptr) return kFailure;
+  LockedTensors in(*target.library_, litert::kLockRead), out(*target.library_, litert::kLockWrite);
+  const auto* q = in.get<const float>(inputs[0]);
+  const auto* k = in.get<const float>(inputs[1]);
+  const auto* v = in.get<const float>(inputs[2]);
+  const auto* q_norm = in.get<const float>(inputs[3]);
+  const auto* k_norm = in.get<const float>(inputs[4]);
+  const auto* layer = in.get<const int32_t>(inputs[5]);
+  auto* result = out.get<float>(outputs[0]);
+  if (!q || !k || !v || !q_norm || !k_norm || !layer || !result) return kFailure;
+  if (*layer < 0 || *layer >= static_cast<int32_t>(target.layers_.size())) return kFailure;
+  target.step_status_ = target.attention(q, k, v, q_norm, k_norm, *layer, result);
+  return target.step_status_.ok() ? litert::kRtOk : kFailure;
+}
+
+Status FastTarget::attention(const float* q, const float* k, const float* v, const float* q_norm, const float* k_norm,
+                             int layer, float* out) {
+  const auto index = static_cast<std::size_t>(layer);
+  const CacheLayer& shape = layers_[index];
+  const RopeTable& rope = ropes_[static_cast<std::size_t>(layer_rope_[index])];
+  const int dim = shape.head_dim, heads = spec_.num_heads;
+  const KvView k_view = cache_->k(layer), v_view = cache_->v(layer);
+  auto* queries = static_cast<float*>(queries_.get());
+
+  // Norm and rope of tokens [first, last); keys and values go to the cache.
+  const auto transform = [&](int64_t first, int64_t last) {
+    const int tokens = static_cast<int>(last - first);
+    HeadTransform head;
+    head.normalise = true;
+    head.epsilon = static_cast<float>(spec_.rms_norm_eps);
+    head.cosine = rope.cosine.data() + first * rope.pairs;
+    head.sine = rope.sine.data() + first * rope.pairs;
+    head.pairs = rope.pairs;
+    head.weight = q_norm;
+    const int64_t q_at = first * heads * dim, kv_at = first * shape.kv_heads * dim;
+    transform_heads(q + q_at, tokens, heads, dim, head, queries + q_at, isa_);
+    head.weight = k_norm;
+    append_heads(k + kv_at, tokens, shape.kv_heads, dim, head, k_view, start_ + first, isa_);
+    HeadTransform value;
+    value.normalise = spec_.v_norm;
+    value.epsilon = head.epsilon;
+    append_heads(v + kv_at, tokens, shape.kv_heads, dim, value, v_view, start_ + first, isa_);
+  };
+  const int64_t pieces = rows_ * heads * dim < kParallelValues ? 1 : std::min<int64_t>(rows_, pool_->threads());
+  pool_->run(pieces, [&](int64_t i) { transform(rows_ * i / pieces, rows_ * (i + 1) / pieces); });
+
+  std::fill_n(out + rows_ * heads * dim, (stage_rows_ - rows_) * heads * dim, 0.0f);
+  // Of the last layer only the cache is wanted when filling.
+  if (filling_ && index + 1 == layers_.size()) return {};
+
+  AttentionCall call;
+  call.shape = {heads, shape.kv_heads, dim, 1.0f, 0.0f};  // the scale is part of q_norm
+  call.tokens = static_cast<int>(rows_);
+  call.first_position = start_;
+  call.window = shape.window;
+  call.q = queries;
+  call.k = k_view;
+  call.v = v_view;
+  call.out = out;
+  TANDEM_ASSIGN_OR_RETURN(const AttentionPlan plan, plan_attention(call, isa_));
+  const int64_t keys = shape.window > 0 ? std::min(start_ + rows_, shape.window + rows_) : start_ + rows_;
+  const int threads = rows_ * keys * heads * dim < kParallelMacs ? 1 : pool_->threads();
+  const std::size_t needed = plan.workspace_bytes(threads);
+  if (needed > workspace_bytes_) {
+    TANDEM_ASSIGN_OR_RETURN(workspace_, reserve(needed, "attention"));
+    workspace_bytes_ = needed;
+  }
+  pool_->run(threads, [&](int64_t i) { attend(call, plan, workspace_.get(), static_cast<int>(i), threads); });
+  if (plan.splits > 1) {
+    pool_->run(threads, [&](int64_t i) { attend_merge(call, plan, workspace_.get(), static_cast<int>(i), threads); });
+  }
+  return {};
+}
+
+}  // namespace tandem

@@ -1,0 +1,104 @@
+// The target model over the bundle's fast signatures (converter/fast_graph.py): `tandem_embed_T` looks embeddings up,
+// `tandem_body_T` runs the layers for T tokens with the custom operator `tandem.attention` over the session's own cache,
+// `tandem_fill_T` does so for the cache's sake only, `tandem_head_T` turns hidden states into logits. A prompt is cut to
+// compute as little padding as possible, and the head runs only for rows whose logits are wanted.
+// Depends on litert, kernels, kv.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "bundle/manifest.h"
+#include "kernels/attention.h"
+#include "kv/sequence_cache.h"
+#include "litert/handles.h"
+#include "model/target.h"
+
+namespace tandem {
+
+class FastTarget : public Target {
+ public:
+  // True when the model has the signatures that this class needs.
+  static bool supports(const litert::Model& model);
+
+  // `model` must outlive the target.
+  static Result<std::unique_ptr<FastTarget>> create(const litert::Environment& environment, const litert::Model& model,
+                                                    const ModelSpec& spec, int64_t max_context, KvType kv_type,
+                                                    const litert::CpuOptions& options);
+  ~FastTarget() override;
+
+  int64_t context() const override { return max_context_; }
+  int64_t vocab_size() const override { return spec_.vocab_size; }
+  Result<std::unique_ptr<TargetCache>> new_cache() override;
+  Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
+                 int64_t* done) override;
+  Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
+               float* logits, int64_t* done) override;
+
+ private:
+  // Cosines and sines of the current step for one kind of rope.
+  struct RopeTable {
+    std::vector<float> inverse_frequency;
+    std::vector<float> cosine, sine;  // [rows][pairs]
+    int pairs = 0;
+  };
+  // A signature with one input and one output, bound to the shared buffers.
+  struct Stage {
+    const litert::Signature* signature = nullptr;
+    int64_t rows = 0;
+    litert::TensorBuffer input, output;
+  };
+
+  FastTarget() = default;
+
+  Status bind(std::vector<Stage>& stages, const Mapping& input, const Mapping& output);
+  // The smallest stage with at least `rows` rows; the largest when there is none.
+  static const Stage& covering(const std::vector<Stage>& stages, int64_t rows);
+  // The stage to begin `left` tokens with, by the cheapest way to cut them.
+  static const Stage& first_piece(const std::vector<Stage>& stages, int64_t left);
+  Status run(const Stage& stage);
+  // Embeds and runs `ids`, at most as many as `stage` has rows, at `start`.
+  Status run_layers(const Stage& stage, SequenceCache& cache, int64_t start, std::span<const int32_t> ids);
+  int64_t max_rows() const;
+  void prepare_ropes(int64_t start, int64_t rows);
+
+  // The custom operator: inputs q [T,Hq*D], k [T,Hkv*D], v [T,Hkv*D], q_norm [D], k_norm [D], layer int32 [1].
+  static litert::RtStatus attention_layouts(void* user, std::size_t num_inputs, const litert::RtLayout* inputs,
+                                            std::size_t num_outputs, litert::RtLayout* outputs);
+  static litert::RtStatus attention_run(void* user, std::size_t num_inputs, const litert::RtTensorBuffer* inputs,
+                                        std::size_t num_outputs, litert::RtTensorBuffer* outputs);
+  Status attention(const float* q, const float* k, const float* v, const float* q_norm, const float* k_norm, int layer,
+                   float* out);
+
+  std::shared_ptr<const litert::Library> library_;
+  ModelSpec spec_;
+  int64_t max_context_ = 0;
+  KvType kv_type_ = KvType::kF16;
+  Isa isa_ = Isa::kBaseline;
+  std::vector<CacheLayer> layers_;
+  std::vector<int> layer_rope_;  // layer -> index in ropes_
+  std::vector<RopeTable> ropes_;
+
+  // Buffers of the largest stage; every stage binds the beginning of them, so they must outlive the stages.
+  Mapping tokens_, embeddings_, hidden_, logits_, attended_;
+  Mapping queries_, workspace_;  // of the attention operator
+  std::size_t workspace_bytes_ = 0;
+  std::vector<Stage> embed_, body_, fill_, head_;  // smallest first
+  std::unique_ptr<ThreadPool> pool_;
+  litert::CompiledModel compiled_;
+
+
+  // The step in progress, for the custom operator.
+  SequenceCache* cache_ = nullptr;
+  int64_t start_ = 0;
+  int64_t rows_ = 0;  // that hold tokens; the rest of the stage's rows is padding
+  int64_t stage_rows_ = 0;
+  bool filling_ = false;
+  Status step_status_;
+  std::mutex mutex_;
+};
+
+}  // namespace tandem

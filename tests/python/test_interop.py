@@ -1,0 +1,94 @@
+"""Our bundles in the official runtime (litert-lm-api, where it is installed): it loads them and generates the same tokens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import checkpoints
+import numpy as np
+import pytest
+from bundles import Runner, read_manifest, section_bytes
+from tandem_converter.convert import convert
+
+pytest.importorskip("litert_lm")
+
+PROMPT = "hello world the quick brown fox"
+COUNT = 12
+# A process of its own: two copies of the runtime's C++ libraries in one process are not ours to test.
+GENERATE = """
+import sys
+import litert_lm
+engine = litert_lm.Engine(sys.argv[1], backend=litert_lm.Backend.CPU(), cache_dir=":nocache")
+session = engine.create_session(
+    apply_prompt_template=False,
+    sampler_config=litert_lm.SamplerConfig(top_k=1),
+    max_output_tokens=int(sys.argv[3]),
+)
+session.run_prefill([sys.argv[2]])
+print("TOKENS", *engine.tokenize(sys.argv[2]))
+print("STOPS", *[i for stop in engine.eos_token_ids for i in stop])
+print("TEXT", ascii(session.run_decode().texts[0]))
+print("OURS", ascii(engine.detokenize([int(i) for i in sys.argv[4:]])))
+"""
+
+
+def official(bundle: Path, tokens: list[int]) -> dict[str, str]:
+    command = [sys.executable, "-c", GENERATE, str(bundle), PROMPT, str(COUNT), *map(str, tokens)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line.partition(" ") for line in done.stdout.splitlines()]
+    return {word: rest for word, _, rest in lines if word in ("TOKENS", "STOPS", "TEXT", "OURS")}
+
+
+def greedy(bundle: Path, ids: list[int]) -> list[int]:
+    manifest = read_manifest(bundle)
+    runner = Runner(bundle)
+    runner.call("prefill_64", 64, ids[:-1], 0)
+    out, token = [], ids[-1]
+    while len(out) < COUNT:
+        logits = runner.decode(token, len(ids) - 1 + len(out))
+        logits[manifest["tokens"]["suppress"]] = -np.inf
+        token = int(logits.argmax())
+        if token in manifest["tokens"]["eos"]:
+            break
+        out.append(token)
+    return out
+
+
+@pytest.mark.parametrize("quant", ["f32", "int8", "int4-channel", "int4-block32"])
+@pytest.mark.parametrize("family", ["gemma4", "gemma3"])
+def test_official_runtime_generates_the_same(tmp_path: Path, family: str, quant: str) -> None:
+    write = {"gemma4": checkpoints.write_gemma4, "gemma3": checkpoints.write_gemma3}[family]
+    out = tmp_path / "m.litertlm"
+    convert(write(tmp_path / "model", seed=1), out, quant=quant, context=96)
+    manifest = read_manifest(out)
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "model" / "tokenizer.json"))
+    ids = tokenizer.encode(PROMPT, add_special_tokens=False).ids
+    ours = greedy(out, [manifest["tokens"]["bos"], *ids])
+    assert len(set(ours)) > 1, "a model that repeats one token proves little: choose another seed"
+    theirs = official(out, ours)
+    assert theirs["TOKENS"].split() == [str(i) for i in ids]
+    assert theirs["TEXT"] == theirs["OURS"]
+    assert sorted(map(int, theirs["STOPS"].split())) == sorted(manifest["tokens"]["eos"])
+
+
+def test_metadata_is_a_valid_message(tmp_path: Path) -> None:
+    llm_metadata_pb2 = pytest.importorskip("litert_lm_builder.runtime.proto.llm_metadata_pb2")
+    out = tmp_path / "m.litertlm"
+    convert(checkpoints.write_gemma4(tmp_path / "model"), out, context=64)
+    manifest = read_manifest(out)
+    message = llm_metadata_pb2.LlmMetadata()
+    message.ParseFromString(section_bytes(out, 5))
+    assert list(message.start_token.token_ids.ids) == [manifest["tokens"]["bos"]]
+    assert [list(stop.token_ids.ids) for stop in message.stop_tokens] == [[i] for i in manifest["tokens"]["eos"]]
+    assert list(message.suppress_tokens.ids) == manifest["tokens"]["suppress"]
+    assert list(message.pad_token.token_ids.ids) == [manifest["tokens"]["pad"]]
+    assert message.max_num_tokens == 64
+    assert message.llm_model_type.WhichOneof("model_type") == "gemma4"
+    assert message.jinja_prompt_template == manifest["chat_template"]
+    assert message.sampler_params.k == 64
+    assert message.sampler_params.p == pytest.approx(0.95)
+    assert not message.UnknownFields() if hasattr(message, "UnknownFields") else True
