@@ -21,7 +21,7 @@ schema: Any = _schema
 Array = npt.NDArray[Any]
 
 ALIGNMENT = 64  # of every external weight; XNNPACK and the host's buffers want no more
-_INLINE_ALIGNMENT = 16
+_INLINE_ALIGNMENT = 64  # what LiteRT asks of memory that a custom operator reads
 
 F32 = int(schema.TensorType.FLOAT32)
 F16 = int(schema.TensorType.FLOAT16)

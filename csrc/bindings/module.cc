@@ -13,7 +13,11 @@ PyObject* native_error = nullptr;
 
 void raise(const Status& status) {
   const py::gil_scoped_acquire gil;
-  const py::tuple arguments = py::make_tuple(static_cast<int>(status.code()), status.message());
+  // Messages may quote file names and the backend's words, which need not be UTF-8.
+  const std::string& text = status.message();
+  const auto message = py::reinterpret_steal<py::str>(
+      PyUnicode_DecodeUTF8(text.data(), static_cast<py::ssize_t>(text.size()), "backslashreplace"));
+  const py::tuple arguments = py::make_tuple(static_cast<int>(status.code()), message);
   PyErr_SetObject(native_error, arguments.ptr());
   throw py::error_already_set();
 }
