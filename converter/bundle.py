@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import flatbuffers  # type: ignore[import-untyped]
+import flatbuffers
 
 from .errors import ConversionError
 

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import flatbuffers  # type: ignore[import-untyped]
+import flatbuffers
 import numpy as np
 import numpy.typing as npt
-from ai_edge_litert import schema_py_generated as _schema  # type: ignore[import-untyped]
+from ai_edge_litert import schema_py_generated as _schema
 
 schema: Any = _schema
 Array = npt.NDArray[Any]

@@ -32,7 +32,8 @@ def load(folder: Path, recipe: Recipe | None = None) -> tuple[dict[str, np.ndarr
     for name, entry in header.items():
         begin, end = (8 + size + at for at in entry["data_offsets"])
         raw = data[begin:end]
-        wide = np.frombuffer(raw, "<u2").astype(np.uint32) << 16 if entry["dtype"] == "BF16" else np.frombuffer(raw, "<u4")
+        half = entry["dtype"] == "BF16"
+        wide = np.frombuffer(raw, "<u2").astype(np.uint32) << 16 if half else np.frombuffer(raw, "<u4")
         value = wide.astype("<u4").view("<f4").reshape(entry["shape"])
         canonical = from_hugging_face(name)
         if recipe is not None and value.ndim == 2 and canonical is not None and not canonical.startswith("media"):
