@@ -1,13 +1,13 @@
-"""The fast graphs, for Tandem's own runtime: the same layers over the same weights, with attention as an operator of the host.
+"""The fast graphs, for Tandem's own runtime: the same layers over the same weights, attention an operator of the host.
 
 Three stages, each a signature per number of rows:
   tandem_embed_T  tokens int32 [1,T]    -> embeddings [1,T,H], scaled
   tandem_body_T   embeddings [1,T,H]    -> hidden [1,T,H] after the final norm
-  tandem_fill_T   embeddings [1,T,H]    -> only the cache is wanted: what the last layer does after attention is left out
+  tandem_fill_T   embeddings [1,T,H]    -> attended [1,T,Hq*D]: for the cache only, the last layer ends at attention
   tandem_head_T   hidden [1,T,H]        -> logits [1,T,V]
 
 `tandem.attention` takes the raw projections q [T,Hq*D], k and v [T,Hkv*D], the factors of the q and k norms [D] (the
-attention scale is part of the first) and the layer's index; it norms, rotates, appends to the session's cache and attends.
+attention scale is part of the first) and the layer's index; it norms, rotates, appends to the session's cache, attends.
 """
 
 from __future__ import annotations

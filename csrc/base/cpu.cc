@@ -43,7 +43,7 @@ std::string cpu_name() {
   char name[64];
 #if defined(__x86_64__)
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0, extended = 0;
-  __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);  // AVX2, AVX-512 and VNNI
+  __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx);       // AVX2, AVX-512 and VNNI
   __get_cpuid_count(7, 1, &extended, &eax, &eax, &eax);  // AVX-VNNI, AVX512-BF16
   std::snprintf(name, sizeof(name), "x86_64-%08x-%08x-%08x", ebx, ecx, extended);
 #else

@@ -39,8 +39,8 @@ class [[nodiscard]] Status {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}                // NOLINT: implicit on purpose
-  Result(Status status) : status_(std::move(status)) {}        // NOLINT: implicit on purpose
+  Result(T value) : value_(std::move(value)) {}          // NOLINT: implicit on purpose
+  Result(Status status) : status_(std::move(status)) {}  // NOLINT: implicit on purpose
 
   bool ok() const { return value_.has_value(); }
   const Status& status() const { return status_; }
@@ -56,8 +56,8 @@ class [[nodiscard]] Result {
 }  // namespace tandem
 
 // Returns from the enclosing function when `expression` (a Status) is not ok.
-#define TANDEM_RETURN_IF_ERROR(expression)                \
-  do {                                                    \
+#define TANDEM_RETURN_IF_ERROR(expression)                                                           \
+  do {                                                                                               \
     if (::tandem::Status tandem_status_ = (expression); !tandem_status_.ok()) return tandem_status_; \
   } while (false)
 

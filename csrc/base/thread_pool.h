@@ -1,5 +1,5 @@
-// A pool for short parallel loops between the backend's own: the caller takes part, workers sleep in the kernel when idle
-// so that they never compete with XNNPACK's threads. Depends on nothing.
+// A pool for short parallel loops between the backend's own: the caller takes part, workers sleep in the kernel when
+// idle so that they never compete with XNNPACK's threads. Depends on nothing.
 #pragma once
 
 #include <atomic>
@@ -32,8 +32,8 @@ class ThreadPool {
   const std::function<void(int64_t)>* body_ = nullptr;
   int64_t count_ = 0;
   std::atomic<int64_t> next_ = 0;
-  std::atomic<int> busy_ = 0;         // workers that have not finished the current round
-  std::atomic<uint32_t> round_ = 0;   // workers wait for it to change
+  std::atomic<int> busy_ = 0;        // workers that have not finished the current round
+  std::atomic<uint32_t> round_ = 0;  // workers wait for it to change
   std::atomic<bool> stopping_ = false;
 };
 

@@ -23,8 +23,8 @@ py::dict stats_dict(const Session& session) {
 }
 
 py::array_t<float> logits(Session& session, const std::vector<int32_t>& ids) {
-  py::array_t<float> out({static_cast<py::ssize_t>(ids.size()),
-                          static_cast<py::ssize_t>(session.engine().target().vocab_size())});
+  py::array_t<float> out(
+      {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(session.engine().target().vocab_size())});
   float* data = out.mutable_data();
   {
     const py::gil_scoped_release nogil;
@@ -61,8 +61,7 @@ void init_session(py::module_& module) {
   py::class_<Session>(module, "Session")
       .def_property_readonly("position", &Session::position)
       .def(
-          "prefill",
-          [](Session& session, const std::vector<int32_t>& ids) { check(session.prefill(ids)); },
+          "prefill", [](Session& session, const std::vector<int32_t>& ids) { check(session.prefill(ids)); },
           py::arg("ids"), py::call_guard<py::gil_scoped_release>())
       .def("logits", &logits, py::arg("ids"))
       .def(
@@ -75,11 +74,11 @@ void init_session(py::module_& module) {
       .def("stats", &stats_dict);
 
   py::class_<Generation>(module, "Generation")
-      .def("next", [](Generation& generation) { return take(generation.next()); },
-           py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("finish_reason", [](const Generation& generation) {
-        return finish_reason_name(generation.finish_reason());
-      });
+      .def(
+          "next", [](Generation& generation) { return take(generation.next()); },
+          py::call_guard<py::gil_scoped_release>())
+      .def_property_readonly(
+          "finish_reason", [](const Generation& generation) { return finish_reason_name(generation.finish_reason()); });
 }
 
 }  // namespace tandem::bindings

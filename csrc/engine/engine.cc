@@ -48,7 +48,8 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   engine->model_ = std::make_unique<litert::Model>(std::move(model));
 
   const std::string cache_name = bundle.hash().substr(0, 16) + "-" + cpu_name() + "-" + library->identity();
-  TANDEM_ASSIGN_OR_RETURN(auto cache, litert::WeightCache::prepare(options.cache_dir, cache_name, section->bytes * 5 / 4));
+  TANDEM_ASSIGN_OR_RETURN(auto cache,
+                          litert::WeightCache::prepare(options.cache_dir, cache_name, section->bytes * 5 / 4));
   engine->weight_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
   engine->warm_start_ = engine->weight_cache_->warm();
 

@@ -18,10 +18,10 @@ namespace tandem {
 class Session;
 
 struct EngineOptions {
-  std::string library_path;  // libLiteRt.so
-  int num_threads = 0;       // 0: the physical cores that this process may use
-  int64_t max_context = 0;   // tokens; 0: what the bundle was converted for
-  std::string cache_dir;     // packed weights; empty: memory
+  std::string library_path;      // libLiteRt.so
+  int num_threads = 0;           // 0: the physical cores that this process may use
+  int64_t max_context = 0;       // tokens; 0: what the bundle was converted for
+  std::string cache_dir;         // packed weights; empty: memory
   std::string kv_dtype = "f16";  // "f32" or "f16"; the portable graphs have f32 only
   std::string graph = "auto";    // "fast", "portable", or "auto": fast where the bundle has it
 };

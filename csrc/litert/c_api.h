@@ -88,36 +88,37 @@ static_assert(sizeof(RtAny) == 16 && offsetof(RtAny, as_int) == 8);
 static_assert(sizeof(RtEnvOption) == 24 && offsetof(RtEnvOption, value) == 8);
 
 // Every function that is used: name without the LiteRt prefix, return type, arguments. Loaded by name in library.cc.
-#define TANDEM_LITERT_FUNCTIONS(F)                                                                                     \
-  F(CreateEnvironment, RtStatus, (int, const RtEnvOption*, RtEnvironment*))                                            \
-  F(DestroyEnvironment, void, (RtEnvironment))                                                                         \
-  F(CreateModelFromFd, RtStatus, (RtEnvironment, int, std::size_t, std::size_t, RtModel*))                             \
-  F(DestroyModel, void, (RtModel))                                                                                     \
-  F(GetNumModelSignatures, RtStatus, (RtModel, ParamIndex*))                                                           \
-  F(GetModelSignature, RtStatus, (RtModel, ParamIndex, RtSignature*))                                                  \
-  F(GetSignatureKey, RtStatus, (RtSignature, const char**))                                                            \
-  F(GetNumSignatureInputs, RtStatus, (RtSignature, ParamIndex*))                                                       \
-  F(GetNumSignatureOutputs, RtStatus, (RtSignature, ParamIndex*))                                                      \
-  F(GetSignatureInputName, RtStatus, (RtSignature, ParamIndex, const char**))                                          \
-  F(GetSignatureOutputName, RtStatus, (RtSignature, ParamIndex, const char**))                                         \
-  F(GetSignatureInputTensorByIndex, RtStatus, (RtSignature, ParamIndex, RtTensor*))                                    \
-  F(GetSignatureOutputTensorByIndex, RtStatus, (RtSignature, ParamIndex, RtTensor*))                                   \
-  F(GetRankedTensorType, RtStatus, (RtTensor, RtRankedTensorType*))                                                    \
-  F(CreateOptions, RtStatus, (RtOptions*))                                                                             \
-  F(DestroyOptions, void, (RtOptions))                                                                                 \
-  F(SetOptionsHardwareAccelerators, RtStatus, (RtOptions, int))                                                        \
-  F(CreateOpaqueOptions, RtStatus, (const char*, void*, void (*)(void*), RtOpaqueOptions*))                            \
-  F(AddOpaqueOptions, RtStatus, (RtOptions, RtOpaqueOptions))                                                          \
-  F(AddCustomOpKernelOption, RtStatus, (RtOptions, const char*, int, const RtCustomOpKernel*, void*))                  \
-  F(CreateCompiledModel, RtStatus, (RtEnvironment, RtModel, RtOptions, RtCompiledModel*))                              \
-  F(DestroyCompiledModel, void, (RtCompiledModel))                                                                     \
-  F(RunCompiledModel, RtStatus, (RtCompiledModel, ParamIndex, std::size_t, RtTensorBuffer*, std::size_t, RtTensorBuffer*)) \
-  F(CompiledModelGetErrorMessages, RtStatus, (RtCompiledModel, char**))                                                \
-  F(CompiledModelClearErrors, RtStatus, (RtCompiledModel))                                                             \
-  F(CreateTensorBufferFromHostMemory, RtStatus,                                                                        \
-    (const RtRankedTensorType*, void*, std::size_t, void (*)(void*), RtTensorBuffer*))                                 \
-  F(LockTensorBuffer, RtStatus, (RtTensorBuffer, void**, int))                                                         \
-  F(UnlockTensorBuffer, RtStatus, (RtTensorBuffer))                                                                    \
+#define TANDEM_LITERT_FUNCTIONS(F)                                                                    \
+  F(CreateEnvironment, RtStatus, (int, const RtEnvOption*, RtEnvironment*))                           \
+  F(DestroyEnvironment, void, (RtEnvironment))                                                        \
+  F(CreateModelFromFd, RtStatus, (RtEnvironment, int, std::size_t, std::size_t, RtModel*))            \
+  F(DestroyModel, void, (RtModel))                                                                    \
+  F(GetNumModelSignatures, RtStatus, (RtModel, ParamIndex*))                                          \
+  F(GetModelSignature, RtStatus, (RtModel, ParamIndex, RtSignature*))                                 \
+  F(GetSignatureKey, RtStatus, (RtSignature, const char**))                                           \
+  F(GetNumSignatureInputs, RtStatus, (RtSignature, ParamIndex*))                                      \
+  F(GetNumSignatureOutputs, RtStatus, (RtSignature, ParamIndex*))                                     \
+  F(GetSignatureInputName, RtStatus, (RtSignature, ParamIndex, const char**))                         \
+  F(GetSignatureOutputName, RtStatus, (RtSignature, ParamIndex, const char**))                        \
+  F(GetSignatureInputTensorByIndex, RtStatus, (RtSignature, ParamIndex, RtTensor*))                   \
+  F(GetSignatureOutputTensorByIndex, RtStatus, (RtSignature, ParamIndex, RtTensor*))                  \
+  F(GetRankedTensorType, RtStatus, (RtTensor, RtRankedTensorType*))                                   \
+  F(CreateOptions, RtStatus, (RtOptions*))                                                            \
+  F(DestroyOptions, void, (RtOptions))                                                                \
+  F(SetOptionsHardwareAccelerators, RtStatus, (RtOptions, int))                                       \
+  F(CreateOpaqueOptions, RtStatus, (const char*, void*, void (*)(void*), RtOpaqueOptions*))           \
+  F(AddOpaqueOptions, RtStatus, (RtOptions, RtOpaqueOptions))                                         \
+  F(AddCustomOpKernelOption, RtStatus, (RtOptions, const char*, int, const RtCustomOpKernel*, void*)) \
+  F(CreateCompiledModel, RtStatus, (RtEnvironment, RtModel, RtOptions, RtCompiledModel*))             \
+  F(DestroyCompiledModel, void, (RtCompiledModel))                                                    \
+  F(RunCompiledModel, RtStatus,                                                                       \
+    (RtCompiledModel, ParamIndex, std::size_t, RtTensorBuffer*, std::size_t, RtTensorBuffer*))        \
+  F(CompiledModelGetErrorMessages, RtStatus, (RtCompiledModel, char**))                               \
+  F(CompiledModelClearErrors, RtStatus, (RtCompiledModel))                                            \
+  F(CreateTensorBufferFromHostMemory, RtStatus,                                                       \
+    (const RtRankedTensorType*, void*, std::size_t, void (*)(void*), RtTensorBuffer*))                \
+  F(LockTensorBuffer, RtStatus, (RtTensorBuffer, void**, int))                                        \
+  F(UnlockTensorBuffer, RtStatus, (RtTensorBuffer))                                                   \
   F(DestroyTensorBuffer, void, (RtTensorBuffer))
 
 }  // namespace tandem::litert

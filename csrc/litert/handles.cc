@@ -150,8 +150,8 @@ Result<CompiledModel> CompiledModel::create(const Environment& environment, cons
   TANDEM_RETURN_IF_ERROR(add_toml(api, raw, "runtime_options_string", runtime));
 
   for (const CustomOp& op : options.custom_ops) {
-    TANDEM_RETURN_IF_ERROR(to_status(api.AddCustomOpKernelOption(raw, op.name.c_str(), 1, &op.kernel, op.user),
-                                     "operator " + op.name));
+    TANDEM_RETURN_IF_ERROR(
+        to_status(api.AddCustomOpKernelOption(raw, op.name.c_str(), 1, &op.kernel, op.user), "operator " + op.name));
   }
 
   RtCompiledModel compiled = nullptr;
@@ -179,9 +179,9 @@ Result<HostTensor> HostTensor::create(std::shared_ptr<const Library> library, co
   const std::size_t mapped = tensor.bytes_ + kExtraBytes;
   TANDEM_ASSIGN_OR_RETURN(tensor.memory_, reserve(mapped, "tensor '" + info.name + "'"));
   RtTensorBuffer raw = nullptr;
-  TANDEM_RETURN_IF_ERROR(
-      to_status(library->CreateTensorBufferFromHostMemory(&info.type, tensor.memory_.get(), tensor.bytes_, nullptr, &raw),
-                "buffer of tensor '" + info.name + "'"));
+  TANDEM_RETURN_IF_ERROR(to_status(
+      library->CreateTensorBufferFromHostMemory(&info.type, tensor.memory_.get(), tensor.bytes_, nullptr, &raw),
+      "buffer of tensor '" + info.name + "'"));
   tensor.buffer_ = TensorBuffer(std::move(library), raw);
   return tensor;
 }

@@ -1,5 +1,5 @@
-// RAII handles over the C API: environment, model, compiled model, tensor buffer. Each destroys itself, in reverse order
-// of creation when declared in that order, and keeps the function table alive. Depends on library.h.
+// RAII handles over the C API: environment, model, compiled model, tensor buffer. Each destroys itself, in reverse
+// order of creation when declared in that order, and keeps the function table alive. Depends on library.h.
 #pragma once
 
 #include <cstdint>
@@ -87,9 +87,9 @@ struct CustomOp {
 // How a model is compiled for the CPU.
 struct CpuOptions {
   int num_threads = 1;
-  std::string weight_cache_path;           // XNNPACK's packed weights; empty: weight_cache_fd or none
-  int weight_cache_fd = -1;                // a memfd when there is no place to write
-  std::vector<std::string> signature_keys; // compile these only; empty: all
+  std::string weight_cache_path;            // XNNPACK's packed weights; empty: weight_cache_fd or none
+  int weight_cache_fd = -1;                 // a memfd when there is no place to write
+  std::vector<std::string> signature_keys;  // compile these only; empty: all
   std::vector<CustomOp> custom_ops;
 };
 
@@ -99,7 +99,8 @@ class CompiledModel {
   static Result<CompiledModel> create(const Environment& environment, const Model& model, const CpuOptions& options);
 
   // Runs one signature; buffers in the signature's order. The library's own message is part of an error.
-  Status run(const Signature& signature, std::vector<RtTensorBuffer>& inputs, std::vector<RtTensorBuffer>& outputs) const;
+  Status run(const Signature& signature, std::vector<RtTensorBuffer>& inputs,
+             std::vector<RtTensorBuffer>& outputs) const;
 
  private:
   CompiledHandle handle_;

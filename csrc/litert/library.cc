@@ -14,8 +14,8 @@ Result<std::shared_ptr<const Library>> Library::open(const std::string& path) {
   }
   auto library = std::make_shared<Library>();
   std::string missing;
-#define TANDEM_LITERT_LOAD(name, result, arguments)                                            \
-  library->name = reinterpret_cast<result(*) arguments>(dlsym(handle, "LiteRt" #name));        \
+#define TANDEM_LITERT_LOAD(name, result, arguments)                                     \
+  library->name = reinterpret_cast<result(*) arguments>(dlsym(handle, "LiteRt" #name)); \
   if (library->name == nullptr) missing += missing.empty() ? "LiteRt" #name : ", LiteRt" #name;
   TANDEM_LITERT_FUNCTIONS(TANDEM_LITERT_LOAD)
 #undef TANDEM_LITERT_LOAD
@@ -32,24 +32,42 @@ Result<std::shared_ptr<const Library>> Library::open(const std::string& path) {
 
 const char* status_name(RtStatus status) {
   switch (status) {
-    case 0: return "ok";
-    case 1: return "invalid argument";
-    case 2: return "out of memory";
-    case 3: return "runtime failure";
-    case 4: return "missing input tensor";
-    case 5: return "unsupported";
-    case 6: return "not found";
-    case 7: return "timeout";
-    case 8: return "wrong version";
-    case 10: return "already exists";
-    case 100: return "cancelled";
-    case 500: return "file I/O";
-    case 501: return "invalid flatbuffer";
-    case 502: return "dynamic loading";
-    case 503: return "serialization";
-    case 504: return "compilation";
-    case 1000: return "index out of bounds";
-    default: return "error";
+    case 0:
+      return "ok";
+    case 1:
+      return "invalid argument";
+    case 2:
+      return "out of memory";
+    case 3:
+      return "runtime failure";
+    case 4:
+      return "missing input tensor";
+    case 5:
+      return "unsupported";
+    case 6:
+      return "not found";
+    case 7:
+      return "timeout";
+    case 8:
+      return "wrong version";
+    case 10:
+      return "already exists";
+    case 100:
+      return "cancelled";
+    case 500:
+      return "file I/O";
+    case 501:
+      return "invalid flatbuffer";
+    case 502:
+      return "dynamic loading";
+    case 503:
+      return "serialization";
+    case 504:
+      return "compilation";
+    case 1000:
+      return "index out of bounds";
+    default:
+      return "error";
   }
 }
 

@@ -1,7 +1,7 @@
-// XNNPACK's packed weights on disk. Signatures that share a weight are packed once only with this cache, so it is always
-// on: a file in the cache folder, or memory (memfd) when nothing can be written there. The library writes the final path
-// directly and does not check the payload, so the file is built beside it under a lock, renamed into place, and stamped
-// with its size, modification time and a sampled checksum that are checked before use. Depends on base.
+// XNNPACK's packed weights on disk. Signatures that share a weight are packed once only with this cache, so it is
+// always on: a file in the cache folder, or memory (memfd) when nothing can be written there. The library writes the
+// final path directly and does not check the payload, so the file is built beside it under a lock, renamed into place,
+// and stamped with its size, modification time and a sampled checksum that are checked before use. Depends on base.
 #pragma once
 
 #include <cstdint>

@@ -7,7 +7,7 @@ namespace tandem {
 bool is_kv_name(const std::string& name) { return name.starts_with("kv_cache_"); }
 
 Result<std::unique_ptr<PortableCache>> PortableCache::create(const std::shared_ptr<const litert::Library>& library,
-                                const litert::Signature& signature) {
+                                                             const litert::Signature& signature) {
   auto cache = std::make_unique<PortableCache>();
   for (const litert::TensorInfo& input : signature.inputs) {
     if (!is_kv_name(input.name)) continue;

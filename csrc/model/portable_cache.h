@@ -1,6 +1,6 @@
-// The KV cache of one sequence in the layout of the portable graphs: per layer K [1,Hkv,context,D], V [1,Hkv,D,context],
-// float32. The graphs update it in place: one buffer is bound as input and as output. Pages are committed by the
-// operating system on first touch. Single owner. Depends on litert.
+// The KV cache of one sequence in the layout of the portable graphs: per layer K [1,Hkv,context,D], V
+// [1,Hkv,D,context], float32. The graphs update it in place: one buffer is bound as input and as output. Pages are
+// committed by the operating system on first touch. Single owner. Depends on litert.
 #pragma once
 
 #include <vector>

@@ -150,7 +150,8 @@ Status PortableTarget::prefill(TargetCache& cache, int64_t start, std::span<cons
     Step& step = choose(prefill_, start + *done, left);
     const int64_t take = std::min(left, step.rows);
     const auto first = static_cast<std::size_t>(*done);
-    TANDEM_RETURN_IF_ERROR(run(step, static_cast<PortableCache&>(cache), start + *done, ids.subspan(first, static_cast<std::size_t>(take))));
+    TANDEM_RETURN_IF_ERROR(run(step, static_cast<PortableCache&>(cache), start + *done,
+                               ids.subspan(first, static_cast<std::size_t>(take))));
     *done += take;
   }
   return {};
@@ -166,8 +167,10 @@ Status PortableTarget::score(TargetCache& cache, int64_t start, std::span<const 
     Step& step = choose(score_, start + *done, left);
     const int64_t take = std::min(left, step.rows);
     const auto first = static_cast<std::size_t>(*done);
-    TANDEM_RETURN_IF_ERROR(run(step, static_cast<PortableCache&>(cache), start + *done, ids.subspan(first, static_cast<std::size_t>(take))));
-    std::memcpy(logits + *done * vocab_size_, step.logits, static_cast<std::size_t>(take * vocab_size_) * sizeof(float));
+    TANDEM_RETURN_IF_ERROR(run(step, static_cast<PortableCache&>(cache), start + *done,
+                               ids.subspan(first, static_cast<std::size_t>(take))));
+    std::memcpy(logits + *done * vocab_size_, step.logits,
+                static_cast<std::size_t>(take * vocab_size_) * sizeof(float));
     *done += take;
   }
   return {};

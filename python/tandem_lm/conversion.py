@@ -18,8 +18,9 @@ def convert_with_bar(
     report: str | Path | None = None,
 ) -> Any:
     """Converts and returns the converter's report. The bar goes to stderr, if that is a terminal."""
-    from tandem_converter.convert import convert
     from tqdm import tqdm
+
+    from tandem_converter.convert import convert
 
     with tqdm(unit="B", unit_scale=True, file=sys.stderr, disable=not sys.stderr.isatty()) as bar:
 

@@ -1,8 +1,7 @@
-#include "base/thread_pool.h"
-
 #include <atomic>
 #include <vector>
 
+#include "base/thread_pool.h"
 #include "check.h"
 
 TEST(every_index_once) {

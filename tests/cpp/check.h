@@ -34,25 +34,25 @@ struct Registrar {
 
 }  // namespace check
 
-#define TEST(name)                                        \
-  static void test_##name();                              \
+#define TEST(name)                                              \
+  static void test_##name();                                    \
   static check::Registrar registrar_##name(#name, test_##name); \
   static void test_##name()
 
-#define CHECK(condition) \
-  do {                   \
+#define CHECK(condition)                                                            \
+  do {                                                                              \
     if (!(condition)) check::fail(__FILE__, __LINE__, "CHECK failed: " #condition); \
   } while (false)
 
-#define CHECK_EQ(a, b)                                                                     \
-  do {                                                                                     \
-    const auto& check_a_ = (a);                                                            \
-    const auto& check_b_ = (b);                                                            \
-    if (!(check_a_ == check_b_)) {                                                         \
-      std::ostringstream text_;                                                            \
+#define CHECK_EQ(a, b)                                                                         \
+  do {                                                                                         \
+    const auto& check_a_ = (a);                                                                \
+    const auto& check_b_ = (b);                                                                \
+    if (!(check_a_ == check_b_)) {                                                             \
+      std::ostringstream text_;                                                                \
       text_ << "CHECK_EQ failed: " #a " == " #b " (" << check_a_ << " vs " << check_b_ << ")"; \
-      check::fail(__FILE__, __LINE__, text_.str());                                        \
-    }                                                                                      \
+      check::fail(__FILE__, __LINE__, text_.str());                                            \
+    }                                                                                          \
   } while (false)
 
 int main(int argc, char** argv) {

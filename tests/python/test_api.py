@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import tandem_lm as tl
 from tandem_lm import errors, library
 from tandem_lm._interrupt import interruptible

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+
 import tandem_lm as tl
 from tandem_lm import demo
 from tandem_lm.cli import COMMANDS, build_parser, main

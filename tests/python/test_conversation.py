@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 import tandem_lm as tl
 from tandem_lm.chat import ChatTemplate
 

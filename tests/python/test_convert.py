@@ -15,6 +15,7 @@ from pathlib import Path
 import checkpoints
 import pytest
 from bundles import read_manifest, read_sections, section_bytes
+
 from tandem_converter import bundle, metadata
 from tandem_converter.convert import convert
 from tandem_converter.errors import ConversionError

@@ -20,7 +20,17 @@ def programs() -> list[str]:
 def build() -> str:
     """Configures and builds all test programs once per run; an empty string, or the compiler's output."""
     commands = [
-        ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", "-DTANDEM_PYTHON=OFF", "-DCMAKE_BUILD_TYPE=Release"],
+        [
+            "cmake",
+            "-S",
+            str(ROOT),
+            "-B",
+            str(BUILD),
+            "-G",
+            "Ninja",
+            "-DTANDEM_PYTHON=OFF",
+            "-DCMAKE_BUILD_TYPE=Release",
+        ],
         ["cmake", "--build", str(BUILD)],
     ]
     for command in commands:

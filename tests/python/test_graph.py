@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import reference
 from bundles import Runner, section_bytes
+
 from tandem_converter.convert import convert
 from tandem_converter.names import from_hugging_face
 from tandem_converter.quantize import Scheme, dequantize, quantize

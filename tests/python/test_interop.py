@@ -11,6 +11,7 @@ import checkpoints
 import numpy as np
 import pytest
 from bundles import Runner, read_manifest, section_bytes
+
 from tandem_converter.convert import convert
 
 pytest.importorskip("litert_lm")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import bf16_round
+
 from tandem_converter import quantize as quantize_module
 from tandem_converter.errors import ConversionError
 from tandem_converter.quantize import SCHEMES, Scheme, dequantize, quantize, quantize_rows, unpack

@@ -24,6 +24,7 @@ from checkpoints import (
     write_gguf,
     write_safetensors,
 )
+
 from tandem_converter.errors import ConversionError
 from tandem_converter.family import ModelSpec, read_config
 from tandem_converter.names import expected_shapes

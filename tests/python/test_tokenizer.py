@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from checkpoints import tokenizer_json
+
 from tandem_converter.errors import ConversionError
 from tandem_converter.tokenizer import HEADER, checksum, digest, gguf_tokenizer_json, implied_merges
 
