@@ -234,7 +234,8 @@ def test_sampling_params_are_greedy_and_frozen() -> None:
     "options",
     [
         {"backend": "gpu"},
-        {"kv_dtype": "f16"},
+        {"kv_dtype": "q3"},
+        {"graph": "slow"},
         {"drafter": "on"},
         {"num_threads": 0},
         {"max_context": 0},

@@ -1,4 +1,4 @@
-"""The product against the numpy reference and, where installed, transformers: f32 bundles, however the prompt is cut."""
+"""The product against the numpy reference and, where installed, transformers: f32 bundles, any cut of the prompt."""
 
 from __future__ import annotations
 
