@@ -1,0 +1,87 @@
+"""Packed weights in the cache folder: reused when sound, rebuilt when not, absent when nothing can be written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tandem_lm import _native, library
+
+IDS = list(range(3, 60))
+
+
+def logits(bundle: Path, folder: str) -> tuple[np.ndarray, bool]:
+    engine = _native.Engine(str(bundle), str(library.litert_library()), 1, 0, folder)
+    return engine.session().logits(IDS), engine.info()["warm_start"]
+
+
+@pytest.fixture
+def warm(tiny_gemma4_int8: Path, tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
+    """A bundle, its filled cache folder, and the logits it should give."""
+    expected, started_warm = logits(tiny_gemma4_int8, str(tmp_path))
+    assert not started_warm
+    return tiny_gemma4_int8, tmp_path, expected
+
+
+def packed(folder: Path) -> Path:
+    (path,) = folder.glob("*.xnnpack")
+    return path
+
+
+def test_second_start_is_warm_and_equal(warm: tuple[Path, Path, np.ndarray]) -> None:
+    bundle, folder, expected = warm
+    before = packed(folder).stat()
+    got, started_warm = logits(bundle, str(folder))
+    assert started_warm
+    assert packed(folder).stat().st_mtime_ns == before.st_mtime_ns
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("damage", ["flipped payload", "truncated", "empty", "no stamp", "other stamp"])
+def test_damaged_cache_is_rebuilt(warm: tuple[Path, Path, np.ndarray], damage: str) -> None:
+    bundle, folder, expected = warm
+    path, stamp = packed(folder), Path(f"{packed(folder)}.stamp")
+    data = bytearray(path.read_bytes())
+    if damage == "flipped payload":
+        data[len(data) // 2] ^= 0x10
+        path.write_bytes(data)
+    elif damage == "truncated":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "no stamp":
+        stamp.unlink()
+    else:
+        stamp.write_text("1 2 3")
+    got, started_warm = logits(bundle, str(folder))
+    assert not started_warm
+    np.testing.assert_array_equal(got, expected)
+    assert logits(bundle, str(folder))[1], "the rebuilt cache is used"
+
+
+def test_memory_when_nothing_can_be_written(warm: tuple[Path, Path, np.ndarray]) -> None:
+    bundle, folder, expected = warm
+    occupied = folder / "file"
+    occupied.write_text("")
+    for place in ("", str(occupied / "folder")):
+        got, started_warm = logits(bundle, place)
+        assert not started_warm
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_processes_that_start_together(tiny_gemma3_int8: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from tandem_lm import _native, library\n"
+        "engine = _native.Engine(sys.argv[1], str(library.litert_library()), 1, 0, sys.argv[2])\n"
+        "print(engine.session().logits(list(range(3, 60))).argmax(-1).tolist())"
+    )
+    command = [sys.executable, "-c", script, str(tiny_gemma3_int8), str(tmp_path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    outputs = {process.communicate(timeout=120)[0] for process in running}
+    assert [process.returncode for process in running] == [0] * 4
+    assert len(outputs) == 1 and next(iter(outputs)).startswith("[")
+    assert not list(tmp_path.glob("*.tmp"))
+    assert logits(tiny_gemma3_int8, str(tmp_path))[1]
