@@ -1,13 +1,17 @@
 // Speed of the attention kernel: GFLOP/s when many tokens attend, GB/s of cache read when one does, and that as a share
-// of the streaming read that this machine measures in the same run. Wall time: run it on an idle machine.
-//   bench_kernels [threads] [isa]
+// of the streaming read that this machine measures in the same run. One thread is timed by its CPU time, so that
+// neighbours disturb it little; several by wall time: run those on an idle machine.
+//   bench_kernels [threads] [isa] [only layers whose name contains this] [depth ...]
+#include <time.h>
+
 #include <algorithm>
 #include <barrier>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -25,6 +29,12 @@ using Memory = std::unique_ptr<void, Free>;
 
 Memory allocate(size_t bytes) { return Memory(std::aligned_alloc(64, (bytes + 63) / 64 * 64)); }
 
+double now(int threads) {
+  timespec time;
+  clock_gettime(threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
 // Best time of `body(thread)` on all threads, each round started by a barrier.
 double best_seconds(int threads, int rounds, const std::function<void(int)>& body) {
   double best = 1e9;
@@ -33,10 +43,10 @@ double best_seconds(int threads, int rounds, const std::function<void(int)>& bod
   const auto work = [&](int thread) {
     for (int round = 0; round < rounds; ++round) {
       barrier.arrive_and_wait();
-      const auto start = std::chrono::steady_clock::now();
+      const double start = now(threads);
       body(thread);
       barrier.arrive_and_wait();
-      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      const double seconds = now(threads) - start;
       if (thread == 0) best = std::min(best, seconds);
     }
   };
@@ -72,9 +82,10 @@ struct Layer {
 
 void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int threads, Isa isa, double bandwidth) {
   const int64_t slots = depth + tokens;
-  const int64_t size = type == KvType::kF16 ? 2 : 4, bytes = slots * layer.kv_heads * layer.dim * size;
-  // At T = 1 several layers are run in turn, so that the cache is read from memory as in a real step.
-  const int layers = tokens == 1 ? static_cast<int>(std::clamp<int64_t>((int64_t{400} << 20) / (2 * bytes), 1, 64)) : 1;
+  const int64_t size = kv_element_bytes(type), bytes = slots * layer.kv_heads * layer.dim * size;
+  // Of few tokens several layers are run in turn, so that the cache is read from memory as in a real step.
+  const int layers = tokens <= 8 ? static_cast<int>(std::clamp<int64_t>((int64_t{200} << 20) / (2 * bytes), 1, 64)) : 1;
+  std::vector<float> scales(static_cast<size_t>(slots * layer.kv_heads), 0.01f);
   std::vector<Memory> memory;
   std::vector<AttentionCall> calls;
   const size_t row = static_cast<size_t>(layer.heads) * static_cast<size_t>(layer.dim);
@@ -86,7 +97,7 @@ void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int thr
     call.out = out.data();
     for (KvView* view : {&call.k, &call.v}) {
       memory.push_back(allocate(static_cast<size_t>(bytes)));
-      *view = {memory.back().get(), layer.dim * size, slots * layer.dim * size, 0, type};
+      *view = {memory.back().get(), layer.dim * size, slots * layer.dim * size, 0, type, scales.data(), slots};
       std::fill_n(static_cast<uint16_t*>(memory.back().get()), bytes / 2, uint16_t{0x2c01});
     }
     calls.push_back(call);
@@ -94,7 +105,7 @@ void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int thr
   const AttentionPlan plan = plan_attention(calls[0], isa).value();
   const Memory workspace = allocate(plan.workspace_bytes(threads));
   std::barrier barrier(threads);
-  const double seconds = best_seconds(threads, tokens == 1 ? 7 : 3, [&](int thread) {
+  const double seconds = best_seconds(threads, tokens <= 8 ? 5 : 2, [&](int thread) {
     for (const AttentionCall& call : calls) {
       attend(call, plan, workspace.get(), thread, threads);
       if (plan.splits > 1) {
@@ -113,8 +124,11 @@ void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int thr
   const double keys = static_cast<double>(layer.window > 0 ? std::min(slots, layer.window + tokens - 1) : slots);
   const double read = keys * layer.kv_heads * layer.dim * 2.0 * static_cast<double>(size) * layers;
   std::printf("%-14s %4d %6lld  %s %10.1f %9.1f %8.1f %6.0f%%\n", layer.name, tokens, static_cast<long long>(depth),
-              type == KvType::kF16 ? "f16" : "f32", seconds / layers * 1e6, flops / seconds * 1e-9,
-              read / seconds * 1e-9, 100.0 * read / seconds / bandwidth);
+              type == KvType::kF16   ? "f16"
+              : type == KvType::kF32 ? "f32"
+                                     : " i8",
+              seconds / layers * 1e6, flops / seconds * 1e-9, read / seconds * 1e-9,
+              100.0 * read / seconds / bandwidth);
 }
 
 }  // namespace
@@ -123,7 +137,9 @@ int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
   const auto isa = argc > 2 ? select_isa(std::string_view(argv[2])) : select_isa();
   if (!isa.ok() || threads < 1) {
-    std::fprintf(stderr, "%s\n", isa.ok() ? "usage: bench_kernels [threads] [isa]" : isa.status().message().c_str());
+    std::fprintf(
+        stderr, "%s\n",
+        isa.ok() ? "usage: bench_kernels [threads] [isa] [layer] [depth ...]" : isa.status().message().c_str());
     return 2;
   }
   const double bandwidth = read_bandwidth(threads);
@@ -131,11 +147,16 @@ int main(int argc, char** argv) {
   std::printf("%-14s %4s %6s  %s %10s %9s %8s %7s\n", "layer", "T", "depth", " kv", "us", "GFLOP/s", "GB/s", "of read");
   const Layer layers[] = {
       {"12B sliding", 16, 8, 256, 1024}, {"12B global", 16, 1, 512, 0}, {"270M global", 4, 1, 256, 0}};
+  const std::string_view only = argc > 3 ? argv[3] : "";
+  std::vector<int64_t> depths;
+  for (int i = 4; i < argc; ++i) depths.push_back(std::atoll(argv[i]));
+  if (depths.empty()) depths = {1024, 16384};
   for (const Layer& layer : layers) {
-    for (KvType type : {KvType::kF16, KvType::kF32}) {
-      for (int64_t depth : {1024, 16384}) {
-        if (layer.window > 0 && depth > 1024) continue;
-        for (int tokens : {1, 4, 128, 512}) measure(layer, tokens, depth, type, threads, isa.value(), bandwidth);
+    if (std::string_view(layer.name).find(only) == std::string_view::npos) continue;
+    for (KvType type : {KvType::kF16, KvType::kI8, KvType::kF32}) {
+      for (int64_t depth : depths) {
+        if (layer.window > 0 && depth != depths.front()) continue;
+        for (int tokens : {1, 4, 8, 128, 512}) measure(layer, tokens, depth, type, threads, isa.value(), bandwidth);
       }
     }
   }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import bundle, fast_graph, graph, metadata, tokenizer
+from . import drafter as drafting
 from .errors import ConversionError
 from .quantize import quantize_rows
 from .recipe import Recipe
@@ -36,12 +37,15 @@ def convert(
     quant: str = "int8",
     context: int | None = None,
     report: str | Path | None = None,
+    drafter: str | Path | None = None,
+    drafter_quant: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Converts a Hugging Face folder or a GGUF file to a .litertlm bundle.
 
     `quant` is a recipe's name or the path of its JSON file, `context` the cache length the portable graphs are built
-    for, `report` where the error report goes as JSON. `progress(done_bytes, total_bytes, tensor_name)` is called as the
+    for, `report` where the error report goes as JSON. `drafter` is the folder of the model's MTP assistant and
+    `drafter_quant` its recipe (None: the model's). `progress(done_bytes, total_bytes, tensor_name)` is called as the
     bundle grows. The same input gives the same bytes. Raises ConversionError; then, and on an interrupt, there is no
     new file and an older one of the same name is untouched."""
     out_path = Path(out_path)
@@ -57,7 +61,12 @@ def convert(
     small = {name: source.tensor(name) for name in graph.small_names(spec)}
     built = graph.build(spec, recipe.scheme, small, length, sizes)
     fast_graph.author(built.model, spec, {w.name: w.weight for w in built.weights}, small)
-    flatbuffer_size, model_size = built.model.layout()
+    _, model_size = built.model.layout()
+    helper = None
+    if drafter is not None:
+        helper = drafting.open_drafter(drafter, spec, Recipe.load(drafter_quant or quant))
+        helper_graph = drafting.build(helper)
+        _, helper_size = helper_graph.model.layout()
     digest = tokenizer.digest(
         source.tokenizer_json, bos_id=spec.bos_id, eos_id=spec.eos_ids[0] if spec.eos_ids else None, pad_id=spec.pad_id
     )
@@ -65,25 +74,63 @@ def convert(
     with bundle.BundleWriter(out_path) as writer:
         writer.add(bundle.LLM_METADATA, "", metadata.llm_metadata(spec, length, source.chat_template))
         writer.add(bundle.HF_TOKENIZER, "", _compressed(source.tokenizer_json))
-        writer.require_space(model_size + len(digest) + 4 * bundle.BLOCK)
+        total = model_size + (helper_size if helper else 0)
+        writer.require_space(total + len(digest) + 5 * bundle.BLOCK)
+        meter = _Meter(progress, total)
         section = writer.reserve(bundle.TFLITE, MAIN_MODEL, model_size)
-        done = flatbuffer_size
-        for planned in built.weights:
-            if progress is not None:
-                progress(done, model_size, planned.name)
-            _stream(source, planned, built.model.buffers, writer, section, result)
-            done += built.model.buffers[planned.weight.buffer].size
-        flatbuffer = built.model.serialize()
-        if len(flatbuffer) != flatbuffer_size:
-            raise AssertionError(f"the flatbuffer grew from {flatbuffer_size} to {len(flatbuffer)} bytes")
-        writer.write(section, 0, flatbuffer)
+        _write_model(source, built, writer, section, result, meter, "")
+        manifest = _manifest(source, recipe, length, sizes)
+        if helper is not None:
+            section = writer.reserve(bundle.TFLITE, drafting.MODEL_TYPE, helper_size)
+            _write_model(helper.source, helper_graph, writer, section, result, meter, "drafter.")
+            manifest["drafter"] = helper.manifest(source)
         writer.add(bundle.BINARY, bundle.TOKENIZER, digest)
-        writer.finish(_manifest(source, recipe, length, sizes), {"generator": f"tandem {VERSION}"})
-    if progress is not None:
-        progress(model_size, model_size, "")
+        writer.finish(manifest, {"generator": f"tandem {VERSION}"})
+    meter.finish()
     if report is not None:
         _write_report(Path(report), result)
     return result
+
+
+class _Meter:
+    """Turns bytes written into calls of `progress`."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def begin(self, name: str) -> None:
+        if self._progress is not None:
+            self._progress(self._done, self._total, name)
+
+    def add(self, size: int) -> None:
+        self._done += size
+
+    def finish(self) -> None:
+        if self._progress is not None:
+            self._progress(self._total, self._total, "")
+
+
+def _write_model(
+    source: Source,
+    built: graph.Graph,
+    writer: bundle.BundleWriter,
+    section: bundle.Section,
+    result: Report,
+    meter: _Meter,
+    prefix: str,
+) -> None:
+    """Streams a model's weights into its section, then the flatbuffer, which now knows the scales. `prefix` tells its
+    tensors apart in the report."""
+    length = min(buffer.offset for buffer in built.model.buffers if buffer.data is None)
+    meter.add(length)
+    for planned in built.weights:
+        meter.begin(prefix + planned.name)
+        _stream(source, planned, built.model.buffers, writer, section, result, prefix)
+        meter.add(built.model.buffers[planned.weight.buffer].size)
+    flatbuffer = built.model.serialize()
+    if len(flatbuffer) > length:
+        raise AssertionError(f"the flatbuffer grew to {len(flatbuffer)} bytes; the weights begin at {length}")
+    writer.write(section, 0, flatbuffer)
 
 
 def _write_report(path: Path, result: Report) -> None:
@@ -114,6 +161,7 @@ def _stream(
     writer: bundle.BundleWriter,
     section: bundle.Section,
     result: Report,
+    prefix: str = "",
 ) -> None:
     """Quantises one matrix into its place; keeps only per-row scales (for the flatbuffer) and the error figures."""
     weight, name = planned.weight, planned.name
@@ -124,7 +172,7 @@ def _stream(
         for first in range(0, rows, step):
             last = min(first + step, rows)
             writer.write(section, at + 4 * first * cols, _raw(source.rows(name, first, last)))
-        result.add_float(name, weight.shape)
+        result.add_float(prefix + name, weight.shape)
         return
     quantized = quantize_rows(lambda first, last: source.rows(name, first, last), weight.shape, planned.scheme)
     writer.write(section, at, _raw(quantized.data))
@@ -132,7 +180,7 @@ def _stream(
         writer.write(section, buffers[weight.scale_buffer].offset, _raw(quantized.scales))
     else:
         weight.scales = quantized.scales
-    result.add(name, quantized)
+    result.add(prefix + name, quantized)
 
 
 def _raw(array: Array) -> memoryview:

@@ -14,7 +14,7 @@ from .errors import ConversionError
 from .family import FULL, MAX_LAYERS, SLIDING, SUPPORTED, read_config
 from .fields import Fields
 from .gguf import GgufFile
-from .names import canonical, check_shapes, from_gguf
+from .names import canonical, check_shapes, expected_shapes, from_gguf
 from .tensors import TensorSource
 
 PATTERN = 6  # llama.cpp's default for gemma3: every sixth layer is a full one
@@ -43,7 +43,7 @@ class GgufSource(TensorSource):
         exact = "embed.weight" in self._stored and self.file.kind_name(self._stored["embed.weight"]) == "f32"
         config, generation = gemma3_config(meta, embed[0]), gemma3_generation(meta)
         self.spec = read_config(config, generation, "float32" if exact else "bfloat16", where)
-        check_shapes(self.spec, self._shapes, self._stored, path.name)
+        check_shapes(expected_shapes(self.spec), self._shapes, self._stored, path.name)
         matrices = [name for key, name in self._stored.items() if len(self._shapes[key]) == 2]
         self.dtype = Counter(self.file.kind_name(name) for name in matrices).most_common(1)[0][0]
         head = self.file.file.read(0, self.file.header_bytes)

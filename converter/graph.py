@@ -82,7 +82,7 @@ def build(
 ) -> Graph:
     """Authors all signatures. `small` holds the vectors of `small_names`, as stored in the checkpoint."""
     model = Model(f"{spec.family} by tandem")
-    weights = [_plan(model, name, shape, scheme(name)) for name, shape in matrix_shapes(spec).items()]
+    weights = [plan_weight(model, name, shape, scheme(name)) for name, shape in matrix_shapes(spec).items()]
     by_name = {w.name: w.weight for w in weights}
     for size in prefill_sizes:
         SignatureBuilder(model.subgraph(f"prefill_{size}"), spec, by_name, small, context, size).author(logits=False)
@@ -90,7 +90,7 @@ def build(
     return Graph(model, weights)
 
 
-def _plan(model: Model, name: str, shape: tuple[int, int], scheme: Scheme) -> PlannedWeight:
+def plan_weight(model: Model, name: str, shape: tuple[int, int], scheme: Scheme) -> PlannedWeight:
     rows, cols = shape
     size, dtype = {4: (rows * cols // 2, I4), 8: (rows * cols, I8), 32: (4 * rows * cols, F32)}[scheme.bits]
     weight = Weight(name, shape, dtype, model.external(size), block=scheme.block)

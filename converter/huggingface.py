@@ -12,7 +12,7 @@ import numpy as np
 from .errors import ConversionError
 from .family import read_config
 from .fields import MAX_JSON_BYTES, parse_json, read_bytes
-from .names import canonical, check_shapes, from_hugging_face
+from .names import Shape, canonical, check_shapes, expected_shapes, from_hugging_face
 from .safetensors import WEIGHT_DTYPES, SafetensorsFile
 from .tensors import TensorSource
 
@@ -39,17 +39,27 @@ class HuggingFaceSource(TensorSource):
         # The config speaks first: the tensors of a model that is not supported have names that mean nothing here.
         stored_as = [f.entries[n].dtype for n, f in self._home.items() if n.endswith("embed_tokens.weight")]
         self.dtype = DTYPE_NAMES.get(stored_as[0], "float32") if stored_as else "float32"
-        self.spec = read_config(config, self._json("generation_config.json", optional=True), self.dtype)
-        self._stored = canonical((name, from_hugging_face(name)) for name in self._home)
+        self._describe(config)
+        self._stored = canonical((name, self._canonical(name)) for name in self._home)
         shapes = {}
         for key, name in self._stored.items():
             entry = self._home[name].entries[name]
             if entry.dtype not in WEIGHT_DTYPES:
                 raise self._home[name].wrong_dtype(name)
             shapes[key] = entry.shape
-        check_shapes(self.spec, shapes, self._stored, folder.name)
+        check_shapes(self._expected(), shapes, self._stored, folder.name)
         self._shapes = shapes
         self.fingerprint = self._fingerprint(files)
+
+    def _describe(self, config: dict[str, Any]) -> None:
+        """Reads the config into `spec`."""
+        self.spec = read_config(config, self._json("generation_config.json", optional=True), self.dtype)
+
+    def _canonical(self, name: str) -> str | None:
+        return from_hugging_face(name)
+
+    def _expected(self) -> dict[str, Shape]:
+        return expected_shapes(self.spec)
 
     def _json(self, name: str, optional: bool = False) -> dict[str, Any]:
         path = self.folder / name

@@ -131,9 +131,10 @@ def expected_shapes(spec: ModelSpec) -> dict[str, Shape]:
     return out
 
 
-def check_shapes(spec: ModelSpec, found: Mapping[str, Shape], stored: Mapping[str, str], where: str) -> None:
+def check_shapes(
+    expected: Mapping[str, Shape], found: Mapping[str, Shape], stored: Mapping[str, str], where: str
+) -> None:
     """`found`: canonical name -> shape, `stored`: canonical name -> the checkpoint's own name (for messages)."""
-    expected = expected_shapes(spec)
     missing = [name for name in expected if name not in found]
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")

@@ -1,8 +1,12 @@
-"""Symmetric weight quantisation whose scales are searched for the least squared error.
+"""Symmetric weight quantisation whose scales are searched for the least weighted squared error.
 
 A group (a row, or a block of a row) of weights w becomes integers q and one scale s, w ≈ s·q. For given q the best s
 is <w,q>/<q,q>; for given s the best q is rounding. A short grid of scales, from one that cuts the tails to one that
 covers the largest weight, is followed by a few rounds of both (each can only lower the error).
+
+At 4 bits an error counts by the size of its weight, sum |w|(w - s·q)²: cutting the few large weights to serve the many
+small ones, as the plain square does, costs a model more than it saves (Gemma 3 270M, perplexity to f32: int4-block128
+1.85 instead of 2.06, int4-channel 6.6 instead of 16.2). At 8 bits it makes no difference, and the plain square is used.
 
 int4 uses -8..7, all that a nibble holds and XNNPACK multiplies; int8 uses -127..127, as TFLite asks for. Block scales
 are float16 in the file but bfloat16 inside XNNPACK: they are rounded to values that both hold, so nothing is lost.
@@ -204,7 +208,7 @@ def _largest(groups: np.ndarray) -> np.ndarray:
 
 def _search(x: np.ndarray, squares: np.ndarray, bits: int, low: float, high: float) -> np.ndarray:
     """The scale of each group of x [G, n] (largest |x| = 1, or all 0; `squares` = <x,x>). With the best scale for
-    given q the squared error is <x,x> - <x,q>²/<q,q>: the largest second term wins."""
+    given q the squared error is <x,x> - <x,q>²/<q,q>, the products weighted: the largest second term wins."""
     rms = np.sqrt(squares / np.float32(x.shape[1]))
     cover = np.float32(1 / high)  # no weight is cut
     if bits == 8:
@@ -214,14 +218,18 @@ def _search(x: np.ndarray, squares: np.ndarray, bits: int, low: float, high: flo
         coarsest = cover
     best: np.ndarray = np.full_like(rms, cover)
     gain = np.full(x.shape[0], -1, np.float32)
+    weight = np.abs(x) if bits == 4 else None
     q = np.empty_like(x)
+    weighted = q if weight is None else np.empty_like(x)
     ratio = coarsest / finest
     for step in range(GRID + ROUNDS):
         trial = finest * ratio ** np.float32(step / (GRID - 1)) if step < GRID else best
         np.multiply(x, (np.float32(1) / trial)[:, None], out=q)
         np.rint(q, out=q)
         np.clip(q, low, high, out=q)
-        xq, qq = np.einsum("gn,gn->g", x, q), np.einsum("gn,gn->g", q, q)
+        if weight is not None:
+            np.multiply(q, weight, out=weighted)
+        xq, qq = np.einsum("gn,gn->g", x, weighted), np.einsum("gn,gn->g", q, weighted)
         fit = xq / np.maximum(qq, np.float32(1))
         better = fit * xq > gain
         gain = np.where(better, fit * xq, gain)

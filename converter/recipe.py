@@ -12,7 +12,7 @@ from .fields import MAX_JSON_BYTES, parse_json, read_bytes
 from .quantize import SCHEMES, Scheme
 
 NAMED = tuple(name for name in SCHEMES if name != "int4-block64")  # the ones that are documented and measured
-MATRICES = re.compile(r"embed\.weight|layers\.\d+\.(q|k|v|o|gate|up|down)\.weight")
+MATRICES = re.compile(r"embed\.weight|(pre|post)_projection\.weight|layers\.\d+\.(q|k|v|o|gate|up|down)\.weight")
 FLOAT = Scheme(32)
 
 

@@ -17,6 +17,7 @@ std::vector<Isa> detect() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
       found.push_back(Isa::kAvx512);
+      if (__builtin_cpu_supports("avx512bf16")) found.push_back(Isa::kAvx512Bf16);
     }
   }
 #endif
@@ -31,6 +32,8 @@ const char* isa_name(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512bf16";
     case Isa::kBaseline:
       break;
   }

@@ -10,12 +10,13 @@ namespace tandem {
 
 // From the plainest to the widest. A build knows those of its own architecture.
 enum class Isa : int {
-  kBaseline = 0,  // what every CPU of the architecture has: SSE2 on x86-64, NEON on Arm64
-  kAvx2 = 1,      // AVX2 + FMA + F16C
-  kAvx512 = 2,    // AVX-512 F, BW, DQ and VL
+  kBaseline = 0,    // what every CPU of the architecture has: SSE2 on x86-64, NEON on Arm64
+  kAvx2 = 1,        // AVX2 + FMA + F16C
+  kAvx512 = 2,      // AVX-512 F, BW, DQ and VL
+  kAvx512Bf16 = 3,  // and BF16
 };
 
-const char* isa_name(Isa isa);  // "baseline", "avx2", "avx512": the values of TANDEM_ISA
+const char* isa_name(Isa isa);  // "baseline", "avx2", "avx512", "avx512bf16": the values of TANDEM_ISA
 
 // Those that this CPU and operating system can run, plainest first.
 std::span<const Isa> available_isas();

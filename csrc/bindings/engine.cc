@@ -10,12 +10,14 @@ namespace tandem::bindings {
 void init_engine(py::module_& module) {
   py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine")
       .def(py::init([](const std::string& path, const std::string& library, int num_threads, int64_t max_context,
-                       const std::string& cache_dir, const std::string& kv_dtype, const std::string& graph) {
+                       const std::string& cache_dir, const std::string& kv_dtype, const std::string& graph,
+                       const std::string& drafter) {
              const py::gil_scoped_release nogil;
-             return take(Engine::open(path, {library, num_threads, max_context, cache_dir, kv_dtype, graph}));
+             return take(Engine::open(path, {library, num_threads, max_context, cache_dir, kv_dtype, graph, drafter}));
            }),
            py::arg("path"), py::arg("library"), py::arg("num_threads") = 0, py::arg("max_context") = 0,
-           py::arg("cache_dir") = "", py::arg("kv_dtype") = "f16", py::arg("graph") = "auto")
+           py::arg("cache_dir") = "", py::arg("kv_dtype") = "f16", py::arg("graph") = "auto",
+           py::arg("drafter") = "auto")
       .def_property_readonly("tokenizer", &Engine::tokenizer, py::return_value_policy::reference_internal)
       .def("info",
            [](const Engine& engine) {
@@ -27,7 +29,9 @@ void init_engine(py::module_& module) {
              info["load_seconds"] = engine.load_seconds();
              info["kv_dtype"] = engine.kv_dtype();
              info["graph"] = engine.fast() ? "fast" : "portable";
+             info["has_drafter"] = engine.bundle().manifest().drafter.has_value();
              info["warm_start"] = engine.warm_start();
+             info["memory"] = plan_dict(engine.memory_plan());
              return info;
            })
       .def("session", [](Engine& engine) {

@@ -32,4 +32,5 @@ PYBIND11_MODULE(_native, module) {
   init_tokenizer(module);
   init_engine(module);
   init_session(module);
+  init_memory(module);
 }

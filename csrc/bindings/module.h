@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include "base/status.h"
+#include "engine/memory_plan.h"
 
 namespace tandem::bindings {
 
@@ -23,5 +24,9 @@ void init_bundle(pybind11::module_& module);
 void init_tokenizer(pybind11::module_& module);
 void init_engine(pybind11::module_& module);
 void init_session(pybind11::module_& module);
+void init_memory(pybind11::module_& module);
+
+// Bytes by part.
+pybind11::dict plan_dict(const MemoryPlan& plan);
 
 }  // namespace tandem::bindings

@@ -19,6 +19,13 @@ py::dict stats_dict(const Session& session) {
   out["decode_seconds"] = stats.decode_seconds;
   out["sample_seconds"] = stats.sample_seconds;
   out["time_to_first_token"] = stats.time_to_first_token;
+  out["verify_steps"] = stats.verify_steps;
+  out["drafted"] = stats.drafted;
+  out["accepted"] = stats.accepted;
+  out["accepted_by_position"] = stats.accepted_by_position;
+  out["depths"] = stats.depths;
+  out["draft_seconds"] = stats.draft_seconds;
+  out["verify_seconds"] = stats.verify_seconds;
   return out;
 }
 
@@ -50,7 +57,9 @@ void init_session(py::module_& module) {
       .def_readwrite("logprobs", &SamplingParams::logprobs)
       .def_readwrite("stop_ids", &SamplingParams::stop_ids)
       .def_readwrite("stop_strings", &SamplingParams::stop_strings)
-      .def_readwrite("suppress_ids", &SamplingParams::suppress_ids);
+      .def_readwrite("suppress_ids", &SamplingParams::suppress_ids)
+      .def_readwrite("drafter", &SamplingParams::drafter)
+      .def_readwrite("draft_tokens", &SamplingParams::draft_tokens);
 
   py::class_<Token>(module, "Token")
       .def_readonly("id", &Token::id)
@@ -70,6 +79,14 @@ void init_session(py::module_& module) {
           "generate",
           [](Session& session, const SamplingParams& params) { return take(Generation::create(session, params)); },
           py::arg("params"), py::keep_alive<0, 1>())
+      .def(
+          "draft",
+          [](Session& session, int count) {
+            std::vector<int32_t> ids;
+            check(session.draft(count, ids));
+            return ids;
+          },
+          py::arg("count"), py::call_guard<py::gil_scoped_release>())
       .def("cancel", &Session::cancel)
       .def("stats", &stats_dict);
 

@@ -41,6 +41,11 @@ class Fields {
 
   Fields object(std::string_view key) const { return Fields(required(key), where_ + "." + std::string(key), error_); }
 
+  bool has(std::string_view key) const {
+    const Json* value = object_ == nullptr ? nullptr : object_->find(key);
+    return value != nullptr && !value->is_null();
+  }
+
   bool boolean(std::string_view key) const {
     const Json* value = required(key);
     if (value != nullptr && value->boolean() == nullptr) wrong_kind(key, *value, "a boolean");
@@ -243,6 +248,34 @@ ModelSpec read_model(const Fields& fields) {
   return model;
 }
 
+bool same_cache(const LayerSpec& a, const LayerSpec& b) {
+  return a.head_dim == b.head_dim && a.kv_heads == b.kv_heads && a.window == b.window && a.rope.theta == b.rope.theta &&
+         a.rope.factor == b.rope.factor && a.rope.rotated == b.rope.rotated;
+}
+
+DrafterSpec read_drafter(const Fields& fields, const Manifest& manifest) {
+  DrafterSpec drafter;
+  drafter.model = read_model(fields.object("model"));
+  drafter.backbone_size = fields.small("backbone_size", 1, kMaxHidden);
+  drafter.quantization = fields.text("quantization");
+  drafter.target = fields.hash("target");
+  const std::vector<LayerSpec>& layers = manifest.model.layers;
+  const size_t count = drafter.model.layers.size();
+  drafter.reads = fields.integers("reads", count, count, 0, static_cast<int64_t>(layers.size()) - 1);
+  if (drafter.target != manifest.source.fingerprint) {
+    fields.fail("target", "the drafter was made for another model");
+  }
+  if (drafter.backbone_size != manifest.model.hidden_size) fields.fail("backbone_size", "differs from the model's");
+  if (drafter.model.vocab_size != manifest.model.vocab_size)
+    fields.fail("model.vocab_size", "differs from the model's");
+  for (size_t i = 0; i < drafter.reads.size(); ++i) {
+    if (!same_cache(drafter.model.layers[i], layers[static_cast<size_t>(drafter.reads[i])])) {
+      fields.fail("reads", "layer " + std::to_string(i) + " does not fit the layer of the model that it reads");
+    }
+  }
+  return drafter;
+}
+
 Manifest::Tokens read_tokens(const Fields& fields, int vocab) {
   const int64_t last = int64_t{vocab} - 1;
   Manifest::Tokens tokens;
@@ -279,6 +312,7 @@ Manifest read_manifest(const Fields& fields) {
     manifest.chat_template = fields.text("chat_template", kMaxTemplateBytes);
   }
   manifest.add_bos = fields.boolean("add_bos");
+  if (fields.has("drafter")) manifest.drafter = read_drafter(fields.object("drafter"), manifest);
 
   const Fields sections = fields.object("sections");
   for (const Json::Member& member : sections.members()) {

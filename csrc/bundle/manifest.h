@@ -77,6 +77,15 @@ struct ModelSpec {
   std::map<std::string, int64_t> media;  // image_token_id, audio_token_id, ...
 };
 
+// The MTP drafter: its layers have queries only and read the keys and values of the target's.
+struct DrafterSpec {
+  ModelSpec model;
+  int backbone_size = 0;   // hidden size of its target
+  std::vector<int> reads;  // per layer: the target's layer
+  std::string target;      // hex sha256 of the checkpoint that it was converted for
+  std::string quantization;
+};
+
 struct Manifest {
   struct Source {
     std::string fingerprint;  // hex sha256 of the checkpoint that was converted
@@ -106,6 +115,7 @@ struct Manifest {
   SamplerSpec sampler;
   std::optional<std::string> chat_template;
   bool add_bos = false;
+  std::optional<DrafterSpec> drafter;
   std::map<std::string, Section> sections;  // by section name; all but the manifest's own
 };
 

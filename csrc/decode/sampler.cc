@@ -109,6 +109,12 @@ Status validate(const SamplingParams& params, int64_t vocab_size) {
   if (!std::isfinite(params.presence_penalty)) return bad_field("presence_penalty", "finite");
   if (!std::isfinite(params.frequency_penalty)) return bad_field("frequency_penalty", "finite");
   if (params.max_tokens < 1) return bad_field("max_tokens", "at least 1");
+  if (params.drafter != "auto" && params.drafter != "on" && params.drafter != "off") {
+    return bad_field("drafter", "'auto', 'on' or 'off'");
+  }
+  if (params.draft_tokens < 0 || params.draft_tokens > kMaxDraftTokens) {
+    return bad_field("draft_tokens", "between 0 (as many as pay) and " + std::to_string(kMaxDraftTokens));
+  }
   for (const std::string& stop : params.stop_strings) {
     if (stop.empty()) return bad_field("stop_strings", "a list of non-empty strings");
   }

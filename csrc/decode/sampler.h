@@ -12,6 +12,8 @@
 
 namespace tandem {
 
+inline constexpr int kMaxDraftTokens = 15;  // with the token before them: a step of 16
+
 // What the caller asks of a generation. A plain record; validate() says whether it makes sense.
 struct SamplingParams {
   float temperature = 0.0f;         // 0 (or below 1e-5) = greedy: the most likely token, always
@@ -27,6 +29,8 @@ struct SamplingParams {
   std::vector<int32_t> stop_ids;
   std::vector<std::string> stop_strings;
   std::vector<int32_t> suppress_ids;  // never generated, also when greedy
+  std::string drafter = "auto";       // "auto": where it pays; "on": always; "off"
+  int draft_tokens = 0;               // per round; 0: as many as pay
 };
 
 // kInvalidRequest with the name of the field and the accepted range, or ok.

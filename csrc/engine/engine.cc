@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "base/cpu.h"
+#include "base/memory.h"
 #include "engine/session.h"
 #include "model/fast_target.h"
 #include "model/portable_target.h"
@@ -12,6 +13,7 @@ namespace tandem {
 namespace {
 
 constexpr const char* kModelSection = "tf_lite_prefill_decode";
+constexpr const char* kDrafterSection = "tf_lite_mtp_drafter";
 constexpr const char* kTokenizerSection = "tandem_tokenizer";
 
 // The library wants environments and models created one at a time.
@@ -59,14 +61,13 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   cpu.weight_cache_fd = engine->weight_cache_->fd();
   TANDEM_RETURN_IF_ERROR(engine->create_target(options, cpu));
   engine->weight_cache_->commit();
+  TANDEM_RETURN_IF_ERROR(engine->create_drafter(options, cpu, cache_name));
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
 }
 
 Status Engine::create_target(const EngineOptions& options, const litert::CpuOptions& cpu) {
-  if (options.kv_dtype != "f32" && options.kv_dtype != "f16") {
-    return {Code::kInvalidRequest, "kv_dtype is '" + options.kv_dtype + "'; give 'f16' or 'f32'"};
-  }
+  TANDEM_ASSIGN_OR_RETURN(const KvType kv_type, parse_kv_dtype(options.kv_dtype));
   if (options.graph != "auto" && options.graph != "fast" && options.graph != "portable") {
     return {Code::kInvalidRequest, "graph is '" + options.graph + "'; give 'auto', 'fast' or 'portable'"};
   }
@@ -83,15 +84,43 @@ Status Engine::create_target(const EngineOptions& options, const litert::CpuOpti
                                        "' allows at most " + std::to_string(limit) + " with these graphs"};
   }
   max_context_ = options.max_context > 0 ? options.max_context : manifest.context;
+  const MemoryInputs memory = memory_inputs(bundle_, options.graph, kv_type, options.drafter != "off");
+  memory_plan_ = plan_memory(memory, max_context_);
+  TANDEM_RETURN_IF_ERROR(check_memory(memory, max_context_, available_memory()));
   if (fast_) {
     kv_dtype_ = options.kv_dtype;
-    const KvType type = kv_dtype_ == "f32" ? KvType::kF32 : KvType::kF16;
     TANDEM_ASSIGN_OR_RETURN(
-        target_, FastTarget::create(environment_, *model_, bundle_.manifest().model, max_context_, type, cpu));
+        target_, FastTarget::create(environment_, *model_, bundle_.manifest().model, max_context_, kv_type, cpu));
   } else {
     kv_dtype_ = "f32";
     TANDEM_ASSIGN_OR_RETURN(target_, PortableTarget::create(environment_, *model_, cpu));
   }
+  return {};
+}
+
+Status Engine::create_drafter(const EngineOptions& options, const litert::CpuOptions& cpu,
+                              const std::string& cache_name) {
+  if (options.drafter != "auto" && options.drafter != "on" && options.drafter != "off") {
+    return {Code::kInvalidRequest, "drafter is '" + options.drafter + "'; give 'auto', 'on' or 'off'"};
+  }
+  if (options.drafter == "on" && !fast_) {
+    return {Code::kInvalidRequest, "drafter='on' needs the fast graphs; leave graph at 'auto', or use drafter='off'"};
+  }
+  drafting_ = fast_ ? options.drafter : "off";
+  const SectionInfo* section = bundle_.find(kDrafterSection);
+  if (drafting_ == "off" || section == nullptr || !bundle_.manifest().drafter) return {};
+  TANDEM_ASSIGN_OR_RETURN(auto model,
+                          litert::Model::from_fd(environment_, bundle_.fd(), section->offset, section->bytes));
+  drafter_model_ = std::make_unique<litert::Model>(std::move(model));
+  TANDEM_ASSIGN_OR_RETURN(
+      auto cache, litert::WeightCache::prepare(options.cache_dir, cache_name + "-drafter", section->bytes * 5 / 4));
+  drafter_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
+  litert::CpuOptions own = cpu;
+  own.weight_cache_path = drafter_cache_->path();
+  own.weight_cache_fd = drafter_cache_->fd();
+  TANDEM_ASSIGN_OR_RETURN(drafter_, Drafter::create(environment_, *drafter_model_, *bundle_.manifest().drafter,
+                                                    static_cast<FastTarget&>(*target_), own));
+  drafter_cache_->commit();
   return {};
 }
 

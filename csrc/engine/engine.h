@@ -8,8 +8,11 @@
 
 #include "base/status.h"
 #include "bundle/reader.h"
+#include "decode/depth_controller.h"
+#include "engine/memory_plan.h"
 #include "litert/handles.h"
 #include "litert/weight_cache.h"
+#include "model/drafter.h"
 #include "model/target.h"
 #include "tokenizer/tokenizer.h"
 
@@ -22,8 +25,9 @@ struct EngineOptions {
   int num_threads = 0;           // 0: the physical cores that this process may use
   int64_t max_context = 0;       // tokens; 0: what the bundle was converted for
   std::string cache_dir;         // packed weights; empty: memory
-  std::string kv_dtype = "f16";  // "f32" or "f16"; the portable graphs have f32 only
+  std::string kv_dtype = "f16";  // "f32", "f16" or "int8"; the portable graphs have f32 only
   std::string graph = "auto";    // "fast", "portable", or "auto": fast where the bundle has it
+  std::string drafter = "auto";  // speculative decoding: "auto" where it pays, "on" always, "off"
 };
 
 class Engine : public std::enable_shared_from_this<Engine> {
@@ -35,8 +39,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
   const Bundle& bundle() const { return bundle_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   Target& target() { return *target_; }
+  Drafter* drafter() { return drafter_.get(); }  // nullptr when there is none
+  DepthController& depth_controller() { return depth_controller_; }
+  const std::string& drafting() const { return drafting_; }  // the option `drafter`
   int num_threads() const { return num_threads_; }
   int64_t max_context() const { return max_context_; }
+  const MemoryPlan& memory_plan() const { return memory_plan_; }  // with one session at max_context
   double load_seconds() const { return load_seconds_; }
   bool fast() const { return fast_; }  // runs the fast graphs
   const std::string& kv_dtype() const { return kv_dtype_; }
@@ -44,6 +52,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
  private:
   Status create_target(const EngineOptions& options, const litert::CpuOptions& cpu);
+  Status create_drafter(const EngineOptions& options, const litert::CpuOptions& cpu, const std::string& cache_name);
 
   explicit Engine(Bundle bundle) : bundle_(std::move(bundle)) {}
 
@@ -54,8 +63,14 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::unique_ptr<litert::Model> model_;
   std::unique_ptr<litert::WeightCache> weight_cache_;
   std::unique_ptr<Target> target_;
+  std::unique_ptr<litert::Model> drafter_model_;
+  std::unique_ptr<litert::WeightCache> drafter_cache_;
+  std::unique_ptr<Drafter> drafter_;
+  DepthController depth_controller_;
+  std::string drafting_;
   int num_threads_ = 1;
   int64_t max_context_ = 0;
+  MemoryPlan memory_plan_;
   double load_seconds_ = 0;
   bool warm_start_ = false;
   bool fast_ = false;

@@ -1,12 +1,15 @@
 #include "engine/session.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 
 namespace tandem {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr int kLongMatch = 5;  // tokens before an n-gram draft that agree, for it to count as trustworthy
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -43,6 +46,7 @@ Status Session::prefill(std::span<const int32_t> ids) {
   TANDEM_RETURN_IF_ERROR(check(ids));
   if (ids.empty()) return {};
   cancelled_ = false;
+  ++changes_;
   const auto start = Clock::now();
   const int64_t before = position();
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
@@ -60,6 +64,7 @@ Status Session::logits(std::span<const int32_t> ids, float* out) {
   TANDEM_RETURN_IF_ERROR(check(ids));
   if (ids.empty()) return {};
   cancelled_ = false;
+  ++changes_;
   const auto start = Clock::now();
   TANDEM_RETURN_IF_ERROR(catch_up(position()));
   int64_t done = 0;
@@ -76,29 +81,50 @@ Status Session::rewind(int64_t target) {
     return {Code::kInvalidRequest, "cannot rewind to " + std::to_string(target) + ": the session holds " +
                                        std::to_string(position()) + " tokens"};
   }
+  ++changes_;
   tokens_.resize(static_cast<std::size_t>(target));
+  ngrams_.truncate(target);
   if (target < cached_) cached_ = cache_->rewind(target);
   return {};
 }
 
-Status Session::last_logits(std::vector<float>& out) {
+Status Session::step(std::span<const int32_t> drafts, DraftRound& round) {
   const int64_t last = position() - 1;
   TANDEM_RETURN_IF_ERROR(catch_up(last));
-  out.resize(static_cast<std::size_t>(engine_->target().vocab_size()));
+  float* logits = round.begin(drafts);
+  std::vector<int32_t> ids{tokens_.back()};
+  ids.insert(ids.end(), drafts.begin(), drafts.end());
+  cached_ = last;
   int64_t done = 0;
-  const std::span<const int32_t> newest(tokens_.data() + last, 1);
-  TANDEM_RETURN_IF_ERROR(engine_->target().score(*cache_, last, newest, cancelled_, out.data(), &done));
+  TANDEM_RETURN_IF_ERROR(engine_->target().score(*cache_, last, ids, cancelled_, logits, &done));
   cached_ = position();
+  round.scored();
   return {};
+}
+
+bool Session::can_draft() const {
+  const int64_t last = position() - 1;
+  return engine_->drafter() != nullptr && cached_ >= last && Drafter::ready(*cache_, last);
+}
+
+Status Session::draft(int count, std::vector<int32_t>& out) {
+  out.clear();
+  if (!can_draft()) return {};
+  return engine_->drafter()->draft(*cache_, position() - 1, tokens_.back(), count, out);
 }
 
 const char* finish_reason_name(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kNone: return "";
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kContext: return "context";
-    case FinishReason::kCancelled: return "cancelled";
+    case FinishReason::kNone:
+      return "";
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kContext:
+      return "context";
+    case FinishReason::kCancelled:
+      return "cancelled";
   }
   return "";
 }
@@ -108,18 +134,104 @@ Generation::Generation(Session& session, const SamplingParams& params)
       params_(params),
       sampler_(params, session.engine().target().vocab_size()),
       decoder_(session.engine().tokenizer()),
-      stop_(params.stop_ids, params.stop_strings) {}
+      stop_(params.stop_ids, params.stop_strings),
+      round_(static_cast<std::size_t>(session.engine().target().vocab_size())) {}
 
 Result<std::unique_ptr<Generation>> Generation::create(Session& session, const SamplingParams& params) {
   TANDEM_RETURN_IF_ERROR(validate(params, session.engine().target().vocab_size()));
   if (session.position() == 0) {
     return Status(Code::kInvalidRequest, "the session is empty; prefill at least one token before generating");
   }
+  if (params.drafter == "on" && session.engine().drafting() == "off") {
+    return Status(Code::kInvalidRequest,
+                  "drafter='on' needs an engine with the fast graphs that was not opened with drafter='off'");
+  }
   session.cancelled_ = false;
   session.stats_.time_to_first_token = 0;
   std::unique_ptr<Generation> generation(new Generation(session, params));
   generation->sampler_.accept_prompt(session.tokens_);
   return generation;
+}
+
+Generation::~Generation() { end_round(); }
+
+Status Generation::draft() {
+  drafts_.clear();
+  measured_ = {};
+  measuring_ = false;
+  Engine& engine = session_.engine();
+  const std::string& wish = params_.drafter == "auto" ? engine.drafting() : params_.drafter;
+  const int64_t position = session_.position();
+  const int most = static_cast<int>(std::min({params_.max_tokens - produced_ - 1, engine.max_context() - position,
+                                              engine.target().step_rows() - 1, int64_t{DepthController::kMaxDepth}}));
+  if (wish == "off" || engine.drafting() == "off") return {};
+  measuring_ = true;
+  if (most < 1) return {};
+
+  const auto start = Clock::now();
+  session_.ngrams_.update(session_.tokens_);
+  NgramDrafter::Draft lookup = session_.ngrams_.draft(most);
+  const auto matched = static_cast<int>(lookup.ids.size());
+  const bool long_match = lookup.matched >= kLongMatch;
+  const bool model = session_.can_draft();
+  std::array<int, kDraftSources> available{};
+  available[static_cast<std::size_t>(DraftSource::kModel)] = model ? most : 0;
+  available[static_cast<std::size_t>(DraftSource::kLongMatch)] = long_match ? matched : 0;
+  available[static_cast<std::size_t>(DraftSource::kShortMatch)] = long_match ? 0 : matched;
+
+  DepthController::Choice choice;
+  if (params_.draft_tokens > 0) {
+    const int fixed = std::min(params_.draft_tokens, most);
+    if (model) {
+      choice = {DraftSource::kModel, fixed};
+    } else if (matched > 0) {
+      choice = {long_match ? DraftSource::kLongMatch : DraftSource::kShortMatch, std::min(fixed, matched)};
+    }
+  } else if (wish == "on") {
+    choice = engine.depth_controller().choose_some(available);
+  } else {
+    choice = engine.depth_controller().choose(available);
+  }
+  if (choice.depth > 0 && choice.source == DraftSource::kModel) {
+    TANDEM_RETURN_IF_ERROR(session_.draft(choice.depth, drafts_));
+  } else if (choice.depth > 0) {
+    lookup.ids.resize(static_cast<std::size_t>(choice.depth));
+    drafts_ = std::move(lookup.ids);
+  }
+  measured_.choice = choice;
+  measured_.draft_seconds = seconds_since(start);
+  return {};
+}
+
+Status Generation::begin_round() {
+  end_round();
+  // The drafter reads the cache up to the last token but one.
+  TANDEM_RETURN_IF_ERROR(session_.catch_up(session_.position() - 1));
+  TANDEM_RETURN_IF_ERROR(draft());
+  const auto start = Clock::now();
+  TANDEM_RETURN_IF_ERROR(session_.step(drafts_, round_));
+  changes_ = session_.changes_;
+  measured_.step_seconds = seconds_since(start);
+  Stats& stats = session_.stats_;
+  stats.draft_seconds += measured_.draft_seconds;
+  if (stats.depths.size() <= drafts_.size()) stats.depths.resize(drafts_.size() + 1);
+  ++stats.depths[drafts_.size()];
+  if (!drafts_.empty()) {
+    ++stats.verify_steps;
+    stats.verify_seconds += measured_.step_seconds;
+    stats.drafted += static_cast<int64_t>(drafts_.size());
+    if (stats.accepted_by_position.size() < drafts_.size()) stats.accepted_by_position.resize(drafts_.size());
+  }
+  return {};
+}
+
+void Generation::end_round() {
+  round_.drop();
+  if (!measuring_) return;
+  measuring_ = false;
+  measured_.judged = round_.judged();
+  measured_.accepted = round_.accepted();
+  session_.engine().depth_controller().record(measured_);
 }
 
 Result<std::optional<Token>> Generation::next() {
@@ -129,19 +241,31 @@ Result<std::optional<Token>> Generation::next() {
     return std::optional<Token>();
   }
   const auto start = Clock::now();
-  if (const Status status = session_.last_logits(logits_); !status.ok()) {
-    if (status.code() != Code::kCancelled) return status;
+  if (session_.cancelled_) {
     finish_ = FinishReason::kCancelled;
     return std::optional<Token>();
   }
+  if (!round_.pending() || changes_ != session_.changes_) {
+    if (const Status status = begin_round(); !status.ok()) {
+      measuring_ = false;
+      if (status.code() != Code::kCancelled) return status;
+      finish_ = FinishReason::kCancelled;
+      return std::optional<Token>();
+    }
+  }
   const auto sampling = Clock::now();
-  TANDEM_ASSIGN_OR_RETURN(const Sampler::Choice choice, sampler_.sample(logits_));
+  TANDEM_ASSIGN_OR_RETURN(const Sampler::Choice choice, sampler_.sample(round_.row()));
   sampler_.accept(choice.id);
   session_.stats_.sample_seconds += seconds_since(sampling);
 
   session_.tokens_.push_back(choice.id);
   ++produced_;
-  Token token{choice.id, {}, choice.logprob, false};
+  Token token{choice.id, {}, choice.logprob, round_.take(choice.id)};
+  if (token.from_draft) {
+    session_.cached_ = session_.position();  // its keys and values were computed with the draft
+    ++session_.stats_.accepted;
+    ++session_.stats_.accepted_by_position[static_cast<std::size_t>(round_.accepted() - 1)];
+  }
   const bool stopped = stop_.is_stop_id(choice.id);
   if (!stopped) token.text = stop_.push(decoder_.push(choice.id));
   if (stopped || stop_.matched()) {

@@ -10,7 +10,10 @@
 #include <vector>
 
 #include "base/status.h"
+#include "decode/depth_controller.h"
+#include "decode/ngram_drafter.h"
 #include "decode/sampler.h"
+#include "decode/speculate.h"
 #include "decode/stop.h"
 #include "engine/engine.h"
 #include "tokenizer/stream_decoder.h"
@@ -25,16 +28,27 @@ struct Stats {
   double decode_seconds = 0;  // model and sampling, from a token's request to its return
   double sample_seconds = 0;
   double time_to_first_token = 0;  // of the newest generation: from its start
+
+  // Speculative decoding.
+  int64_t verify_steps = 0;  // rounds: steps of the target that had drafts to check
+  int64_t drafted = 0;
+  int64_t accepted = 0;
+  std::vector<int64_t> accepted_by_position;  // of first drafts, second drafts, ...
+  std::vector<int64_t> depths;                // rounds with 0, 1, 2, ... drafts
+  double draft_seconds = 0;
+  double verify_seconds = 0;  // of the steps that had drafts
 };
 
 class Session {
  public:
-  Session(std::shared_ptr<Engine> engine, std::unique_ptr<TargetCache> cache) : engine_(std::move(engine)), cache_(std::move(cache)) {}
+  Session(std::shared_ptr<Engine> engine, std::unique_ptr<TargetCache> cache)
+      : engine_(std::move(engine)), cache_(std::move(cache)) {}
 
   // Number of tokens in the sequence.
   int64_t position() const { return static_cast<int64_t>(tokens_.size()); }
 
-  // Appends ids. kContextLength or kInvalidRequest leave the session as it was; kCancelled keeps the part that was done.
+  // Appends ids. kContextLength or kInvalidRequest leave the session as it was; kCancelled keeps the part that was
+  // done.
   Status prefill(std::span<const int32_t> ids);
 
   // Appends ids and writes the logits that follow each, float32 [ids.size(), vocab_size], to `out`.
@@ -42,6 +56,10 @@ class Session {
 
   // Forgets everything from `position` on (0 <= position <= position()).
   Status rewind(int64_t position);
+
+  // What the drafter expects to follow: at most `count` tokens, none where it cannot say (no drafter, or no step has
+  // just been made). Changes nothing.
+  Status draft(int count, std::vector<int32_t>& out);
 
   // Stops the running or the next call at its next step; safe from any thread.
   void cancel() { cancelled_ = true; }
@@ -53,16 +71,20 @@ class Session {
   friend class Generation;
 
   Status check(std::span<const int32_t> ids) const;
+  // Whether the drafter can go on from the last token.
+  bool can_draft() const;
   // Brings the cache up to `until` tokens.
   Status catch_up(int64_t until);
-  // Logits after the last token, computed by running it (again, if it was already in the cache).
-  Status last_logits(std::vector<float>& out);
+  // Runs the last token (again, if it was already in the cache) and `drafts` behind it; their logits go to `round`.
+  Status step(std::span<const int32_t> drafts, DraftRound& round);
 
   std::shared_ptr<Engine> engine_;
   std::unique_ptr<TargetCache> cache_;
   std::vector<int32_t> tokens_;
   int64_t cached_ = 0;  // tokens_[0, cached_) have their KV; the newest token usually waits for its decode step
   std::atomic<bool> cancelled_ = false;
+  int64_t changes_ = 0;  // counts what ends a round: prefills, rewinds, ...
+  NgramDrafter ngrams_;  // covers tokens_, or less
   Stats stats_;
 };
 
@@ -83,6 +105,7 @@ struct Token {
 class Generation {
  public:
   static Result<std::unique_ptr<Generation>> create(Session& session, const SamplingParams& params);
+  ~Generation();
 
   // The next token; nothing after the end. After an error the session still holds every token that was returned.
   Result<std::optional<Token>> next();
@@ -90,13 +113,22 @@ class Generation {
 
  private:
   Generation(Session& session, const SamplingParams& params);
+  // Makes rows of logits: one, or several with drafts.
+  Status begin_round();
+  // Chooses how many tokens to draft, and drafts them.
+  Status draft();
+  void end_round();
 
   Session& session_;
   SamplingParams params_;
   Sampler sampler_;
   StreamDecoder decoder_;
   StopMatcher stop_;
-  std::vector<float> logits_;
+  DraftRound round_;
+  DepthController::Round measured_;  // of round_, for the controller
+  bool measuring_ = false;
+  std::vector<int32_t> drafts_;
+  int64_t changes_ = 0;  // of the session, when round_ was made
   int64_t produced_ = 0;
   FinishReason finish_ = FinishReason::kNone;
 };

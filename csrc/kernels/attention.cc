@@ -11,8 +11,9 @@ namespace tandem {
 namespace {
 
 constexpr int64_t kEnoughItems = 16;     // from here on there is work for every thread without splitting the keys
-constexpr int64_t kSplitItems = 64;      // splitting aims at this many items at most
+constexpr int64_t kSplitItems = 32;      // splitting aims at this many items at most
 constexpr int64_t kSmallestSplit = 256;  // keys; below it the merge would cost more than a second thread saves
+constexpr int kPrefillTokens = 16;       // from here on a step is a prefill
 
 size_t aligned(size_t floats) { return (floats + 15) / 16 * 16; }
 
@@ -31,12 +32,25 @@ float* partial_of(const AttentionPlan& plan, void* workspace, int threads, int64
 
 const Kernels& kernels_for(Isa isa, int head_dim) {
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512 && head_dim % kAvx512Kernels.lanes == 0) return kAvx512Kernels;
+  if (isa >= Isa::kAvx512Bf16 && head_dim % kAvx512Bf16Kernels.lanes == 0) return kAvx512Bf16Kernels;
+  if (isa >= Isa::kAvx512 && head_dim % kAvx512Kernels.lanes == 0) return kAvx512Kernels;
   if (isa >= Isa::kAvx2 && head_dim % kAvx2Kernels.lanes == 0) return kAvx2Kernels;
 #else
   (void)isa, (void)head_dim;
 #endif
   return kBaselineKernels;
+}
+
+ScratchLayout scratch_layout(const AttentionPlan& plan, int head_dim) {
+  const size_t room = static_cast<size_t>(plan.room), dim = static_cast<size_t>(head_dim);
+  ScratchLayout at = {};
+  at.o = at.q + aligned(room * dim);
+  at.s = at.o + aligned(room * dim);
+  at.k = at.s + aligned(room * (plan.wide ? kWideBlock : kKeyBlock));
+  at.v = at.k + aligned(plan.wide ? kMostScoreKeys * dim : 0);
+  at.statistics = at.v + aligned(plan.wide ? kWideBlock * kMostStrip : 0);
+  at.size = at.statistics + aligned(5 * room);  // factor, maximum, sum; first and end key
+  return at;
 }
 
 size_t AttentionPlan::workspace_bytes(int threads) const {
@@ -54,6 +68,7 @@ Result<AttentionPlan> plan_attention(const AttentionCall& call, Isa isa) {
   if (call.tokens < 1 || call.first_position < 0 || call.window < 0)
     return invalid("no tokens, or a negative position or window");
   if (call.k.type != call.v.type) return invalid("K and V must have one type");
+  if (call.k.type == KvType::kI8 && (!call.k.scales || !call.v.scales)) return invalid("an int8 cache needs scales");
   int64_t last = call.first_position + call.tokens - 1;
   if (call.block_end) {
     for (int t = 0; t < call.tokens; ++t) last = std::max<int64_t>(last, call.block_end[t]);
@@ -79,9 +94,15 @@ Result<AttentionPlan> plan_attention(const AttentionCall& call, Isa isa) {
     plan.splits = (keys + plan.split_keys - 1) / plan.split_keys;
   }
   plan.items = whole * plan.splits;
-  const size_t rows = static_cast<size_t>(rows_per_item(call, plan)), dim = static_cast<size_t>(shape.head_dim);
-  plan.thread_floats = aligned(2 * rows * dim + rows * kKeyBlock + 2 * kKeyBlock * dim + 3 * rows);
-  plan.item_floats = aligned(rows * dim + 2 * rows);
+  const Kernels& kernels = kernels_for(isa, shape.head_dim);
+  const int rows = plan.tile_tokens * group;
+  plan.room = (rows + kRowPadding - 1) / kRowPadding * kRowPadding;
+  plan.wide = rows >= kernels.wide_rows;
+  plan.bfloat = plan.wide && kernels.bfloat && call.k.type != KvType::kF32 &&
+                shape.head_dim % (2 * kernels.lanes) == 0 &&
+                (group >= kernels.wide_rows || call.tokens >= kPrefillTokens);
+  plan.thread_floats = scratch_layout(plan, shape.head_dim).size;
+  plan.item_floats = aligned(static_cast<size_t>(plan.room) * static_cast<size_t>(shape.head_dim + 2));
   return plan;
 }
 
@@ -97,7 +118,7 @@ void attend(const AttentionCall& call, const AttentionPlan& plan, void* workspac
 void attend_merge(const AttentionCall& call, const AttentionPlan& plan, void* workspace, int thread, int threads) {
   if (plan.splits <= 1) return;
   const int dim = call.shape.head_dim, group = call.shape.heads / call.shape.kv_heads;
-  const int64_t room = rows_per_item(call, plan);
+  const int64_t room = plan.room;
   for (int64_t row = thread; row < static_cast<int64_t>(call.tokens) * call.shape.heads; row += threads) {
     const int64_t token = row / call.shape.heads, head = row % call.shape.heads;
     const int64_t first_item = (head / group * plan.tiles + token / plan.tile_tokens) * plan.splits;
@@ -110,7 +131,7 @@ void attend_merge(const AttentionCall& call, const AttentionPlan& plan, void* wo
     std::fill_n(out, dim, 0.0f);
     for (int64_t s = 0; s < plan.splits; ++s) {
       const float* partial = partial_of(plan, workspace, threads, first_item + s);
-      const float weight = std::exp(partial[room * dim + r] - peak);  // 0 for a piece in which this query saw no key
+      const float weight = std::exp2(partial[room * dim + r] - peak);  // 0 for a piece in which this query saw no key
       total += weight * partial[room * dim + room + r];
       for (int d = 0; d < dim; ++d) out[d] += weight * partial[r * dim + d];
     }

@@ -23,6 +23,7 @@
 #endif
 
 namespace tandem {
-const Kernels kAvx2Kernels = {avx2::kLanes, avx2::attend_item, avx2::transform_head, avx2::store_half};
+const Kernels kAvx2Kernels = {avx2::kLanes,    6, false, avx2::attend_item, avx2::transform_head, avx2::store_half,
+                              avx2::store_byte};
 }  // namespace tandem
 #endif

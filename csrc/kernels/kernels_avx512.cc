@@ -24,6 +24,7 @@
 #endif
 
 namespace tandem {
-const Kernels kAvx512Kernels = {avx512::kLanes, avx512::attend_item, avx512::transform_head, avx512::store_half};
+const Kernels kAvx512Kernels = {
+    avx512::kLanes, 12, false, avx512::attend_item, avx512::transform_head, avx512::store_half, avx512::store_byte};
 }  // namespace tandem
 #endif

@@ -10,6 +10,7 @@
 #include "kernels/kernels_impl.h"
 
 namespace tandem {
-const Kernels kBaselineKernels = {baseline::kLanes, baseline::attend_item, baseline::transform_head,
-                                  baseline::store_half};
+const Kernels kBaselineKernels = {
+    baseline::kLanes,    4, false, baseline::attend_item, baseline::transform_head, baseline::store_half,
+    baseline::store_byte};
 }  // namespace tandem

@@ -9,249 +9,115 @@ namespace TANDEM_ISA {
 
 TANDEM_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 TANDEM_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+TANDEM_INLINE int within(int64_t n, int limit) { return static_cast<int>(smaller(larger(n, 0), limit)); }
 
-// ---- scores: s[row][key] = q[row] . k[key] -------------------------------------------------------------------------
+// ---- attention: what both ways of doing it share --------------------------------------------------------------------
 
-// R rows by 4 keys, accumulated in registers.
-template <int R, class Element>
-TANDEM_INLINE void score_tile(const float* q, int dim, const Element* const k[4], float* s) {
-  Vec acc[R][4] = {};
-  for (int d = 0; d < dim; d += kLanes) {
-    const Vec k0 = load(k[0] + d), k1 = load(k[1] + d), k2 = load(k[2] + d), k3 = load(k[3] + d);
-    for (int r = 0; r < R; ++r) {
-      const Vec x = load(q + r * dim + d);
-      acc[r][0] += x * k0;
-      acc[r][1] += x * k1;
-      acc[r][2] += x * k2;
-      acc[r][3] += x * k3;
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    *reinterpret_cast<Vec4U*>(s + r * kKeyBlock) = sums(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
-  }
+constexpr float kNone = -__builtin_inff();  // the score of a key that is not seen
+
+// Scores are in units of a factor 2, and running maxima are rounded up to integers: then rescaling is exact, and
+// a weight rounded to bfloat16 does not depend on which keys came before.
+constexpr float kLog2E = 1.44269504f;
+
+// Rows are (token, head in group), token-major.
+struct Item {
+  int head, first, tokens, group, rows;
+  int64_t begin, end;  // the keys that are looked at
+};
+
+// Keys that token t of the item sees: [first_key, end_key).
+TANDEM_INLINE int64_t first_key(const AttentionCall& call, const Item& item, int t) {
+  return call.window > 0 ? larger(0, call.first_position + item.first + t - call.window + 1) : 0;
+}
+TANDEM_INLINE int64_t end_key(const AttentionCall& call, const Item& item, int t) {
+  const int64_t position = call.first_position + item.first + t;
+  return (call.block_end ? larger(position, call.block_end[item.first + t]) : position) + 1;
 }
 
-// Brings four rows towards the core while earlier ones are computed with. Into L2 only: asking for L1 measured no gain.
-TANDEM_INLINE void prefetch(const char* rows, int64_t stride, int bytes) {
-  for (int j = 0; j < 4; ++j) {
+TANDEM_INLINE Item item_of(const AttentionCall& call, const AttentionPlan& plan, int64_t index) {
+  const int64_t split = index % plan.splits, tile = index / plan.splits % plan.tiles;
+  Item item;
+  item.head = static_cast<int>(index / plan.splits / plan.tiles);
+  item.first = static_cast<int>(tile) * plan.tile_tokens;
+  item.tokens = static_cast<int>(smaller(plan.tile_tokens, call.tokens - item.first));
+  item.group = call.shape.heads / call.shape.kv_heads;
+  item.rows = item.tokens * item.group;
+  item.begin = first_key(call, item, 0);
+  item.end = 0;
+  for (int t = 0; t < item.tokens; ++t) item.end = larger(item.end, end_key(call, item, t));
+  if (plan.splits > 1) {
+    item.begin += split * plan.split_keys;
+    if (split + 1 < plan.splits) item.end = smaller(item.end, item.begin + plan.split_keys);
+  }
+  return item;
+}
+
+// Keys of the block that begins at `key`: they are contiguous in both views.
+TANDEM_INLINE int block_keys(const AttentionCall& call, int64_t key, int64_t end, int most) {
+  int64_t next = smaller(key + most, end);
+  if (call.k.ring > 0) next = smaller(next, key + call.k.ring - key % call.k.ring);
+  if (call.v.ring > 0) next = smaller(next, key + call.v.ring - key % call.v.ring);
+  return static_cast<int>(next - key);
+}
+
+TANDEM_INLINE const float* query_row(const AttentionCall& call, const Item& item, int t, int g) {
+  const int64_t row = static_cast<int64_t>(item.first + t) * call.shape.heads + item.head * item.group + g;
+  return call.q + row * call.shape.head_dim;
+}
+
+// soft_cap() wants scores as they are, and changes their unit itself.
+TANDEM_INLINE float query_scale(const AttentionCall& call) {
+  return call.shape.softcap > 0.0f ? call.shape.scale : call.shape.scale * kLog2E;
+}
+
+TANDEM_INLINE Vec soft_cap(Vec s, float cap) {  // cap * tanh(s / cap), in units of a factor 2
+  const Vec x = maximum(s * (2.0f / cap), splat(-60.0f));
+  const Vec e = exponential(x < 60.0f ? x : splat(60.0f));
+  return (cap - 2.0f * cap / (e + 1.0f)) * kLog2E;
+}
+
+// Brings rows towards the core while earlier ones are computed with. Into L2 only: asking for L1 measured no gain.
+TANDEM_INLINE void prefetch(const char* rows, int64_t stride, int bytes, int count) {
+  for (int j = 0; j < count; ++j) {
     for (int b = 0; b < bytes; b += 64) __builtin_prefetch(rows + j * stride + b, 0, 2);
   }
 }
-
 constexpr int kKeysAhead = 16;
 
-// `next_v`: the values that follow these scores, to be prefetched meanwhile; null where rows come from a cache anyway.
-template <class Element>
-TANDEM_INLINE void scores(const float* q, int rows, int dim, const char* k, int64_t stride, int keys, float* s,
-                          const char* next_v, int64_t v_stride) {
-  for (int n = 0; n < keys; n += 4) {
-    const Element* row[4];  // past the last key: that key again; its columns are masked later
-    for (int j = 0; j < 4; ++j) row[j] = reinterpret_cast<const Element*>(k + smaller(n + j, keys - 1) * stride);
-    if (next_v) {
-      const int bytes = dim * static_cast<int>(sizeof(Element));
-      prefetch(next_v + n * v_stride, v_stride, bytes);
-      prefetch(k + (n + kKeysAhead) * stride, stride, bytes);
-    }
-    int r = 0;
-    for (; r + kTileRows <= rows; r += kTileRows) score_tile<kTileRows>(q + r * dim, dim, row, s + r * kKeyBlock + n);
-    if (kTileRows == 4 && r + 2 <= rows) {
-      score_tile<2>(q + r * dim, dim, row, s + r * kKeyBlock + n);
-      r += 2;
-    }
-    if (r < rows) score_tile<1>(q + r * dim, dim, row, s + r * kKeyBlock + n);
+TANDEM_INLINE void finish(const AttentionCall& call, const Item& item, const float* o, const float* total) {
+  const int dim = call.shape.head_dim;
+  float* out = call.out + (static_cast<int64_t>(item.first) * call.shape.heads + item.head * item.group) * dim;
+  for (int r = 0; r < item.rows; ++r) {
+    const int64_t row = static_cast<int64_t>(r / item.group) * call.shape.heads + r % item.group;
+    const float scale = 1.0f / total[r];
+    for (int d = 0; d < dim; d += kLanes) store(out + row * dim + d, load(o + r * dim + d) * scale);
   }
 }
 
-// ---- values: o[row] = o[row] * keep[row] + sum over keys of p[row][key] * v[key] ------------------------------------
+#include "kernels/attention_narrow.h"
+#include "kernels/attention_wide.h"
 
-// R rows by C vectors, accumulated in registers over the block's keys.
-template <int R, int C, class Element>
-TANDEM_INLINE void value_tile(const float* p, const float* keep, int dim, const char* v, int64_t stride, int keys,
-                              float* o) {
-  Vec acc[R][C];
-  for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) acc[r][c] = load(o + r * dim + c * kLanes) * keep[r];
-  }
-  for (int n = 0; n < keys; ++n) {
-    const Element* row = reinterpret_cast<const Element*>(v + n * stride);
-    Vec x[C];
-    for (int c = 0; c < C; ++c) x[c] = load(row + c * kLanes);
-    for (int r = 0; r < R; ++r) {
-      const Vec weight = splat(p[r * kKeyBlock + n]);
-      for (int c = 0; c < C; ++c) acc[r][c] += weight * x[c];
-    }
-  }
-  for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) store(o + r * dim + c * kLanes, acc[r][c]);
-  }
-}
-
-template <int C, class Element>
-TANDEM_INLINE void value_strip(const float* p, const float* keep, int rows, int dim, const char* v, int64_t stride,
-                               int keys, float* o) {
-  int r = 0;
-  for (; r + kTileRows <= rows; r += kTileRows) {
-    value_tile<kTileRows, C, Element>(p + r * kKeyBlock, keep + r, dim, v, stride, keys, o + r * dim);
-  }
-  if (kTileRows == 4 && r + 2 <= rows) {
-    value_tile<2, C, Element>(p + r * kKeyBlock, keep + r, dim, v, stride, keys, o + r * dim);
-    r += 2;
-  }
-  if (r < rows) value_tile<1, C, Element>(p + r * kKeyBlock, keep + r, dim, v, stride, keys, o + r * dim);
-}
-
-template <class Element>
-TANDEM_INLINE void values(const float* p, const float* keep, int rows, int dim, const char* v, int64_t stride, int keys,
-                          float* o) {
-  int d = 0;
-  for (; d + 4 * kLanes <= dim; d += 4 * kLanes) {
-    value_strip<4, Element>(p, keep, rows, dim, v + d * sizeof(Element), stride, keys, o + d);
-  }
-  for (; d < dim; d += kLanes)
-    value_strip<1, Element>(p, keep, rows, dim, v + d * sizeof(Element), stride, keys, o + d);
-}
-
-// ---- online softmax of one row over one key block
-// --------------------------------------------------------------------
-
-TANDEM_INLINE Vec soft_cap(Vec s, float cap) {  // cap * tanh(s / cap)
-  const Vec x = maximum(s * (2.0f / cap), splat(-60.0f));
-  const Vec e = exponential(x < 60.0f ? x : splat(60.0f));
-  return cap - 2.0f * cap / (e + 1.0f);
-}
-
-// Turns scores into weights relative to the running maximum; only keys [from, to) count. Returns the factor for what
-// was accumulated before. `peak` and `total` are the row's running maximum and sum of weights.
-TANDEM_INLINE float soften(float* s, int from, int to, float cap, float* peak, float* total) {
-  constexpr float kNone = -__builtin_inff();
-  Int lane;
-  for (int i = 0; i < kLanes; ++i) lane[i] = i;
-  if (from >= to) {
-    for (int n = 0; n < kKeyBlock; n += kLanes) store(s + n, Vec{});
-    return 1.0f;
-  }
-  Vec best = splat(kNone);
-  for (int n = 0; n < kKeyBlock; n += kLanes) {
-    Vec x = load(s + n);
-    if (cap > 0.0f) x = soft_cap(x, cap);
-    const Int key = lane + n;
-    x = (key >= from) & (key < to) ? x : splat(kNone);
-    store(s + n, x);
-    best = maximum(best, x);
-  }
-  const float before = *peak, top = largest(best), now = top > before ? top : before;
-  Vec added = {};
-  for (int n = 0; n < kKeyBlock; n += kLanes) {
-    const Vec x = load(s + n);
-    const Vec weight = x > kNone ? exponential(x - now) : Vec{};
-    store(s + n, weight);
-    added += weight;
-  }
-  const float keep = before > kNone ? exponential(splat(before - now))[0] : 0.0f;
-  *peak = now;
-  *total = *total * keep + sum(added);
-  return keep;
-}
-
-// ---- one item of the plan
-// ----------------------------------------------------------------------------------------------
-
-// Widens a block of half rows, so that many query rows do not each convert them again.
-TANDEM_INLINE void widen(const char* rows, int64_t stride, int keys, int dim, float* out) {
-  for (int n = 0; n < keys; ++n) {
-    const uint16_t* row = reinterpret_cast<const uint16_t*>(rows + n * stride);
-    for (int d = 0; d < dim; d += kLanes) store(out + n * dim + d, load(row + d));
-  }
-}
-
-static void attend_item(const AttentionCall& call, const AttentionPlan& plan, int64_t item, float* scratch,
+static void attend_item(const AttentionCall& call, const AttentionPlan& plan, int64_t index, float* scratch,
                         float* partial) {
-  const int dim = call.shape.head_dim, group = call.shape.heads / call.shape.kv_heads;
-  const int64_t split = item % plan.splits, tile = item / plan.splits % plan.tiles;
-  const int head = static_cast<int>(item / plan.splits / plan.tiles);
-  const int first = static_cast<int>(tile) * plan.tile_tokens;
-  const int tokens = static_cast<int>(smaller(plan.tile_tokens, call.tokens - first)), rows = tokens * group;
-
-  // The tile's queries, scaled, row = token * group + head in group; then accumulators, weights and statistics.
-  const int room = plan.tile_tokens * group;
-  float* q = scratch;
-  float* o = partial ? partial : q + room * dim;
-  float* s = q + 2 * room * dim;
-  float* wide_k = s + room * kKeyBlock;
-  float* wide_v = wide_k + kKeyBlock * dim;
-  float* keep = wide_v + kKeyBlock * dim;
-  float* peak = partial ? partial + room * dim : keep + room;
-  float* total = peak + room;
-  for (int t = 0; t < tokens; ++t) {
-    const float* in = call.q + (static_cast<int64_t>(first + t) * call.shape.heads + head * group) * dim;
-    float* out = q + t * group * dim;
-    for (int d = 0; d < group * dim; d += kLanes) store(out + d, load(in + d) * call.shape.scale);
+  const Item item = item_of(call, plan, index);
+  const KvType type = call.k.type;
+#if defined(TANDEM_BFLOAT)
+  if (plan.bfloat) {
+    if (type == KvType::kF16) return attend_wide<Brain, uint16_t>(call, plan, item, scratch, partial);
+    return attend_wide<Brain, int8_t>(call, plan, item, scratch, partial);
   }
-  for (int i = 0; i < rows * dim; i += kLanes) store(o + i, Vec{});
-  for (int r = 0; r < rows; ++r) peak[r] = -__builtin_inff(), total[r] = 0.0f;
-
-  // Keys that some query of the tile sees, then this item's share of them.
-  const int64_t position = call.first_position + first;
-  const auto from_of = [&](int t) { return call.window > 0 ? larger(0, position + t - call.window + 1) : 0; };
-  const auto to_of = [&](int t) {
-    return (call.block_end ? larger(position + t, call.block_end[first + t]) : position + t) + 1;
-  };
-  int64_t begin = from_of(0), end = 0;
-  for (int t = 0; t < tokens; ++t) end = larger(end, to_of(t));
-  if (plan.splits > 1) {
-    begin += split * plan.split_keys;
-    if (split + 1 < plan.splits) end = smaller(end, begin + plan.split_keys);
+#endif
+  if (plan.wide) {
+    if (type == KvType::kF32) return attend_wide<Single, float>(call, plan, item, scratch, partial);
+    if (type == KvType::kF16) return attend_wide<Single, uint16_t>(call, plan, item, scratch, partial);
+    return attend_wide<Single, int8_t>(call, plan, item, scratch, partial);
   }
-
-  const bool half = call.k.type == KvType::kF16, convert = half && rows > 4 * kTileRows;
-  for (int64_t key = begin; key < end;) {
-    int64_t next = smaller(key + kKeyBlock, end);
-    if (call.k.ring > 0) next = smaller(next, key + call.k.ring - key % call.k.ring);  // a block is contiguous
-    if (call.v.ring > 0) next = smaller(next, key + call.v.ring - key % call.v.ring);
-    const int keys = static_cast<int>(next - key);
-    const char* k = static_cast<const char*>(call.k.row(key, head));
-    const char* v = static_cast<const char*>(call.v.row(key, head));
-    const int64_t wide = dim * static_cast<int64_t>(sizeof(float));
-    if (convert) {
-      widen(k, call.k.token_stride, keys, dim, wide_k);
-      scores<float>(q, rows, dim, reinterpret_cast<const char*>(wide_k), wide, keys, s, nullptr, 0);
-    } else if (half) {
-      scores<uint16_t>(q, rows, dim, k, call.k.token_stride, keys, s, v, call.v.token_stride);
-    } else {
-      scores<float>(q, rows, dim, k, call.k.token_stride, keys, s, v, call.v.token_stride);
-    }
-    for (int t = 0; t < tokens; ++t) {
-      const int from = static_cast<int>(smaller(larger(from_of(t) - key, 0), keys));
-      const int to = static_cast<int>(smaller(larger(to_of(t) - key, 0), keys));
-      for (int g = 0; g < group; ++g) {
-        const int r = t * group + g;
-        keep[r] = soften(s + r * kKeyBlock, from, to, call.shape.softcap, peak + r, total + r);
-      }
-    }
-    if (convert) {
-      widen(v, call.v.token_stride, keys, dim, wide_v);
-      values<float>(s, keep, rows, dim, reinterpret_cast<const char*>(wide_v), wide, keys, o);
-    } else if (half) {
-      values<uint16_t>(s, keep, rows, dim, v, call.v.token_stride, keys, o);
-    } else {
-      values<float>(s, keep, rows, dim, v, call.v.token_stride, keys, o);
-    }
-    key = next;
-  }
-  if (partial) return;
-
-  for (int t = 0; t < tokens; ++t) {
-    float* out = call.out + (static_cast<int64_t>(first + t) * call.shape.heads + head * group) * dim;
-    for (int g = 0; g < group; ++g) {
-      const int r = t * group + g;
-      const float scale = 1.0f / total[r];
-      for (int d = 0; d < dim; d += kLanes) store(out + g * dim + d, load(o + r * dim + d) * scale);
-    }
-  }
+  if (type == KvType::kF32) return attend_narrow<float>(call, plan, item, scratch, partial);
+  if (type == KvType::kF16) return attend_narrow<uint16_t>(call, plan, item, scratch, partial);
+  return attend_narrow<int8_t>(call, plan, item, scratch, partial);
 }
 
-// ---- norm and rope
-// ---------------------------------------------------------------------------------------------------------
+// ---- norm, rope, store ----------------------------------------------------------------------------------------------
 
 static void transform_head(const float* in, int dim, const HeadTransform& transform, int token, float* out) {
   Vec factor = splat(1.0f);
@@ -283,6 +149,21 @@ static void transform_head(const float* in, int dim, const HeadTransform& transf
 
 static void store_half(const float* in, int n, uint16_t* out) {
   for (int i = 0; i < n; i += kLanes) store(out + i, load(in + i));
+}
+
+static float store_byte(const float* in, int n, int8_t* out) {
+  Vec most = {};
+  for (int i = 0; i < n; i += kLanes) {
+    const Vec x = load(in + i);
+    most = maximum(most, maximum(x, -x));
+  }
+  const float scale = largest(most) / 127.0f;
+  const float inverse = scale > 1e-30f ? 1.0f / scale : 0.0f;
+  for (int i = 0; i < n; i += kLanes) {
+    const Int rounded = (Int)(load(in + i) * inverse + kRounder);
+    *reinterpret_cast<BytesU*>(out + i) = __builtin_convertvector(rounded, Bytes);  // the low byte of each
+  }
+  return scale;
 }
 
 }  // namespace TANDEM_ISA

@@ -32,7 +32,7 @@ void transform_heads(const float* in, int tokens, int heads, int head_dim, const
 void append_heads(const float* in, int tokens, int heads, int head_dim, const HeadTransform& transform,
                   const KvView& cache, int64_t first_position, Isa isa) {
   const Kernels& kernels = kernels_for(isa, head_dim);
-  std::vector<float> row(cache.type == KvType::kF16 ? static_cast<size_t>(head_dim) : 0);
+  std::vector<float> row(cache.type == KvType::kF32 ? 0 : static_cast<size_t>(head_dim));
   for (int t = 0; t < tokens; ++t) {
     for (int head = 0; head < heads; ++head) {
       const float* source = in + (static_cast<int64_t>(t) * heads + head) * head_dim;
@@ -41,7 +41,12 @@ void append_heads(const float* in, int tokens, int heads, int head_dim, const He
         kernels.transform_head(source, head_dim, transform, t, static_cast<float*>(target));
       } else {
         kernels.transform_head(source, head_dim, transform, t, row.data());
-        kernels.store_half(row.data(), head_dim, static_cast<uint16_t*>(target));
+        if (cache.type == KvType::kF16) {
+          kernels.store_half(row.data(), head_dim, static_cast<uint16_t*>(target));
+        } else {
+          *cache.scale(first_position + t, head) =
+              kernels.store_byte(row.data(), head_dim, static_cast<int8_t*>(target));
+        }
       }
     }
   }

@@ -12,15 +12,19 @@
 typedef float Vec __attribute__((vector_size(TANDEM_LANES * 4)));
 typedef float VecU __attribute__((vector_size(TANDEM_LANES * 4), aligned(4), may_alias));  // for loads anywhere
 typedef int32_t Int __attribute__((vector_size(TANDEM_LANES * 4)));
+typedef int32_t IntU __attribute__((vector_size(TANDEM_LANES * 4), aligned(4), may_alias));
 typedef float Vec4 __attribute__((vector_size(16)));
 typedef float Vec4U __attribute__((vector_size(16), aligned(4), may_alias));
 
 constexpr int kLanes = TANDEM_LANES;
-// Rows of the register tiles: 4 x 4 accumulators want 32 vector registers, 2 x 4 do with 16.
-#if TANDEM_LANES == 16 || defined(__aarch64__)
+// Register tiles. Few rows: kTileRows rows by 4 keys (scores) or vectors (values). Many rows: kScoreVectors vectors of
+// rows by kScoreKeys keys, and kTileRows rows by kStripVectors vectors.
+#if TANDEM_LANES == 16 || defined(__aarch64__)  // 32 vector registers
 constexpr int kTileRows = 4;
-#else
+constexpr int kScoreVectors = 2, kScoreKeys = 12, kStripVectors = 4;
+#else  // 16
 constexpr int kTileRows = 2;
+constexpr int kScoreVectors = 2, kScoreKeys = 6, kStripVectors = 4;
 #endif
 
 TANDEM_INLINE Vec load(const float* p) { return *reinterpret_cast<const VecU*>(p); }
@@ -71,6 +75,63 @@ TANDEM_INLINE void store(uint16_t* p, Vec v) {
   for (int i = 0; i < kLanes; ++i) p[i] = to_half(v[i]);
 }
 #endif
+
+// Bytes, as floats.
+typedef int8_t Bytes __attribute__((vector_size(TANDEM_LANES)));
+typedef int8_t BytesU __attribute__((vector_size(TANDEM_LANES), aligned(1), may_alias));
+#if TANDEM_LANES == 16
+TANDEM_INLINE Vec load(const int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return (Vec)_mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, bytes));
+}
+#elif TANDEM_LANES == 8
+TANDEM_INLINE Vec load(const int8_t* p) {
+  return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+#else
+TANDEM_INLINE Vec load(const int8_t* p) {
+  return __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const BytesU*>(p), Int), Vec);
+}
+#endif
+
+constexpr float kRounder =
+    12582912.0f;  // 1.5 * 2^23: adding it rounds |x| < 2^22 to an integer in the low mantissa bits
+
+// The next integer from x up.
+TANDEM_INLINE Vec ceiling(Vec x) {
+  const Vec n = (x + kRounder) - kRounder;
+  return n < x ? n + 1.0f : n;
+}
+
+// 2^(x - base) for an integer `base` and x - base <= 1; at most 1e-38 where it is below 2^-126. Relative error 1e-7;
+// 3e-6 when `coarse`. `base` changes nothing but the exponent: results for two bases differ by exactly a power of two.
+TANDEM_INLINE Vec power2(Vec x, Vec base, bool coarse) {
+#if TANDEM_LANES == 16
+  const Vec n = (Vec)_mm512_maskz_roundscale_ps(0xffff, (__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  const Vec n = (x + kRounder) - kRounder;
+#endif
+  const Vec r = x - n;
+  Vec p;
+  if (coarse) {
+    p = r * 9.5701014340e-03f + 5.5917860282e-02f;
+    p = p * r + 2.4024744840e-01f;
+    p = p * r + 6.9312181474e-01f;
+    p = p * r + 9.9999926144e-01f;
+  } else {
+    p = r * 1.3276471519e-03f + 9.6755413307e-03f;
+    p = p * r + 5.5507132750e-02f;
+    p = p * r + 2.4022119724e-01f;
+    p = p * r + 6.9314696706e-01f;
+    p = p * r + 1.0f;
+  }
+#if TANDEM_LANES == 16
+  return (Vec)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)(n - base));
+#else
+  const Vec exponent = maximum(n - base, splat(-126.0f));
+  return p * (Vec)(((Int)(exponent + kRounder) << 23) + 0x3f800000);
+#endif
+}
 
 // exp(x) for x <= 88; 1e-38 below -87. About 1 ulp.
 TANDEM_INLINE Vec exponential(Vec x) {

@@ -1,6 +1,7 @@
-// The KV cache of one sequence for the fast path: per layer K and V as [head][slot][head_dim], a ring for sliding layers
-// and a growing row of pages for full ones. Memory is reserved for the whole context and committed by the operating
-// system as it fills. Single owner. Depends on base and kernels (the view that the kernels read).
+// The KV cache of one sequence for the fast path: per layer K and V as [head][slot][head_dim], followed by [head][slot]
+// float scales where rows are int8; a ring for sliding layers and a growing row of pages for full ones. Memory is
+// reserved for the whole context and committed by the operating system as it fills. Single owner. Depends on base and
+// kernels (the view that the kernels read).
 #pragma once
 
 #include <cstdint>

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "kernels/rope_norm.h"
+#include "litert/locked_tensors.h"
 
 namespace tandem {
 namespace {
@@ -22,45 +23,38 @@ constexpr int64_t kFreeRows = 8;
 // Multiply-adds below which waking another thread costs more than it gives.
 constexpr int64_t kParallelMacs = 1 << 20;
 constexpr int64_t kParallelValues = 1 << 15;
+constexpr int64_t kExactRows = 16;  // most rows of a step that verifies drafts
 constexpr std::size_t kBufferTail = 256;  // XNNPACK may read past the end of a tensor
 
 class FastCache : public TargetCache {
  public:
   explicit FastCache(std::unique_ptr<SequenceCache> kv) : kv_(std::move(kv)) {}
   int64_t rewind(int64_t position) override {
+    hidden_rows_ = std::min(hidden_rows_, std::max<int64_t>(0, position - hidden_start_));
     if (kv_->holds(position)) return position;
     kv_->reset();
+    hidden_rows_ = 0;
     return 0;
   }
   SequenceCache& kv() { return *kv_; }
 
+  // Keeps the hidden states of tokens start ... for a drafter; none when count is 0.
+  void keep_hidden(int64_t start, int64_t count, const float* rows, int64_t size) {
+    hidden_.assign(rows, rows + count * size);
+    hidden_size_ = size;
+    hidden_start_ = start;
+    hidden_rows_ = count;
+  }
+  std::span<const float> hidden(int64_t position) const {
+    const int64_t row = position - hidden_start_;
+    if (row < 0 || row >= hidden_rows_) return {};
+    return {hidden_.data() + row * hidden_size_, static_cast<std::size_t>(hidden_size_)};
+  }
+
  private:
   std::unique_ptr<SequenceCache> kv_;
-};
-
-// Pointers to the tensors of one operator call, unlocked at the end.
-class LockedTensors {
- public:
-  LockedTensors(const litert::Library& api, int mode) : api_(api), mode_(mode) {}
-  ~LockedTensors() {
-    for (const litert::RtTensorBuffer buffer : locked_) static_cast<void>(api_.UnlockTensorBuffer(buffer));
-  }
-  LockedTensors(const LockedTensors&) = delete;
-  LockedTensors& operator=(const LockedTensors&) = delete;
-
-  // nullptr when the library refuses.
-  template <class T>
-  T* get(litert::RtTensorBuffer buffer) {
-    void* memory = nullptr;
-    if (api_.LockTensorBuffer(buffer, &memory, mode_) != litert::kRtOk) return nullptr;
-    locked_.push_back(buffer);
-    return static_cast<T*>(memory);
-  }
-
- private:
-  const litert::Library& api_;
-  int mode_;
-  std::vector<litert::RtTensorBuffer> locked_;
+  std::vector<float> hidden_;
+  int64_t hidden_size_ = 0, hidden_start_ = 0, hidden_rows_ = 0;
 };
 
 }  // namespace
@@ -243,6 +237,7 @@ Status FastTarget::prefill(TargetCache& cache, int64_t start, std::span<const in
     const std::lock_guard lock(mutex_);
     const auto rest = ids.subspan(static_cast<std::size_t>(*done));
     const auto left = static_cast<int64_t>(rest.size());
+    static_cast<FastCache&>(cache).keep_hidden(0, 0, nullptr, 0);
     const Stage& stage = left < fill_.front().rows ? covering(body_, left) : first_piece(fill_, left);
     const int64_t take = std::min(left, stage.rows);
     filling_ = stage.signature->key.starts_with(kFill);
@@ -266,11 +261,29 @@ Status FastTarget::score(TargetCache& cache, int64_t start, std::span<const int3
     filling_ = false;
     TANDEM_RETURN_IF_ERROR(run_layers(stage, static_cast<FastCache&>(cache).kv(), start + *done,
                                       rest.first(static_cast<std::size_t>(take))));
+    static_cast<FastCache&>(cache).keep_hidden(start + *done, take, static_cast<const float*>(hidden_.get()),
+                                               spec_.hidden_size);
     TANDEM_RETURN_IF_ERROR(run(covering(head_, take)));
     std::memcpy(logits + *done * spec_.vocab_size, logits_.get(),
                 static_cast<std::size_t>(take * spec_.vocab_size) * sizeof(float));
     *done += take;
   }
+  return {};
+}
+
+SequenceCache& FastTarget::kv(TargetCache& cache) { return static_cast<FastCache&>(cache).kv(); }
+
+std::span<const float> FastTarget::hidden(const TargetCache& cache, int64_t position) {
+  return static_cast<const FastCache&>(cache).hidden(position);
+}
+
+Status FastTarget::embed(int32_t id, float* out) {
+  const Stage& lookup = embed_.front();
+  auto* tokens = static_cast<int32_t*>(tokens_.get());
+  std::fill_n(tokens, lookup.rows, id);
+  step_status_ = {};
+  TANDEM_RETURN_IF_ERROR(run(lookup));
+  std::memcpy(out, embeddings_.get(), static_cast<std::size_t>(spec_.hidden_size) * sizeof(float));
   return {};
 }
 
@@ -285,7 +298,7 @@ litert::RtStatus FastTarget::attention_run(void* user, std::size_t num_inputs, c
   auto& target = *static_cast<FastTarget*>(user);
   constexpr litert::RtStatus kFailure = 3;
   if (num_inputs != 6 || num_outputs != 1 || target.cache_ == nullptr) return kFailure;
-  LockedTensors in(*target.library_, litert::kLockRead), out(*target.library_, litert::kLockWrite);
+  litert::LockedTensors in(*target.library_, litert::kLockRead), out(*target.library_, litert::kLockWrite);
   const auto* q = in.get<const float>(inputs[0]);
   const auto* k = in.get<const float>(inputs[1]);
   const auto* v = in.get<const float>(inputs[2]);
@@ -334,27 +347,53 @@ Status FastTarget::attention(const float* q, const float* k, const float* v, con
   // Of the last layer only the cache is wanted when filling.
   if (filling_ && index + 1 == layers_.size()) return {};
 
-  AttentionCall call;
-  call.shape = {heads, shape.kv_heads, dim, 1.0f, 0.0f};  // the scale is part of q_norm
-  call.tokens = static_cast<int>(rows_);
-  call.first_position = start_;
-  call.window = shape.window;
-  call.q = queries;
-  call.k = k_view;
-  call.v = v_view;
-  call.out = out;
-  TANDEM_ASSIGN_OR_RETURN(const AttentionPlan plan, plan_attention(call, isa_));
+  AttentionCall all;
+  all.shape = {heads, shape.kv_heads, dim, 1.0f, 0.0f};  // the scale is part of q_norm
+  all.tokens = static_cast<int>(rows_);
+  all.first_position = start_;
+  all.window = shape.window;
+  all.q = queries;
+  all.k = k_view;
+  all.v = v_view;
+  all.out = out;
+  // A kernel adds in another order for several tokens than for one, and 8-bit activations turn the last bit of that
+  // into a visible difference. A step that verifies drafts must give what plain decoding gives: token by token.
+  calls_.clear();
+  if (filling_ || rows_ > kExactRows) {
+    calls_.push_back({all, {}, 0});
+  } else {
+    for (int64_t t = 0; t < rows_; ++t) {
+      AttentionCall one = all;
+      one.tokens = 1;
+      one.first_position = start_ + t;
+      one.q = queries + t * heads * dim;
+      one.out = out + t * heads * dim;
+      calls_.push_back({one, {}, 0});
+    }
+  }
   const int64_t keys = shape.window > 0 ? std::min(start_ + rows_, shape.window + rows_) : start_ + rows_;
   const int threads = rows_ * keys * heads * dim < kParallelMacs ? 1 : pool_->threads();
-  const std::size_t needed = plan.workspace_bytes(threads);
+  std::size_t needed = 0;
+  bool merge = false;
+  for (PlannedCall& one : calls_) {
+    TANDEM_ASSIGN_OR_RETURN(one.plan, plan_attention(one.call, isa_));
+    one.workspace = needed;
+    needed += (one.plan.workspace_bytes(threads) + 63) / 64 * 64;
+    merge = merge || one.plan.splits > 1;
+  }
   if (needed > workspace_bytes_) {
     TANDEM_ASSIGN_OR_RETURN(workspace_, reserve(needed, "attention"));
     workspace_bytes_ = needed;
   }
-  pool_->run(threads, [&](int64_t i) { attend(call, plan, workspace_.get(), static_cast<int>(i), threads); });
-  if (plan.splits > 1) {
-    pool_->run(threads, [&](int64_t i) { attend_merge(call, plan, workspace_.get(), static_cast<int>(i), threads); });
-  }
+  const auto each = [&](auto&& work) {
+    pool_->run(threads, [&](int64_t i) {
+      for (const PlannedCall& one : calls_) {
+        work(one.call, one.plan, static_cast<char*>(workspace_.get()) + one.workspace, static_cast<int>(i), threads);
+      }
+    });
+  };
+  each(attend);
+  if (merge) each(attend_merge);
   return {};
 }
 

@@ -5,6 +5,7 @@
 // Depends on litert, kernels, kv.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -32,11 +33,21 @@ class FastTarget : public Target {
 
   int64_t context() const override { return max_context_; }
   int64_t vocab_size() const override { return spec_.vocab_size; }
+  int64_t step_rows() const override { return std::min(body_.back().rows, head_.back().rows); }
   Result<std::unique_ptr<TargetCache>> new_cache() override;
   Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
                  int64_t* done) override;
   Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
                float* logits, int64_t* done) override;
+
+  // For the drafter, which works on the same cache, threads and embeddings.
+  static SequenceCache& kv(TargetCache& cache);
+  // The hidden state after the token at `position`, if the newest score() left it there; else empty.
+  static std::span<const float> hidden(const TargetCache& cache, int64_t position);
+  // Whoever holds it may use the two below; no step runs meanwhile.
+  std::unique_lock<std::mutex> exclusive() { return std::unique_lock(mutex_); }
+  Status embed(int32_t id, float* out);
+  ThreadPool& pool() { return *pool_; }
 
  private:
   // Cosines and sines of the current step for one kind of rope.
@@ -86,6 +97,12 @@ class FastTarget : public Target {
   Mapping tokens_, embeddings_, hidden_, logits_, attended_;
   Mapping queries_, workspace_;  // of the attention operator
   std::size_t workspace_bytes_ = 0;
+  struct PlannedCall {
+    AttentionCall call;
+    AttentionPlan plan;
+    std::size_t workspace;  // offset
+  };
+  std::vector<PlannedCall> calls_;  // of one layer
   std::vector<Stage> embed_, body_, fill_, head_;  // smallest first
   std::unique_ptr<ThreadPool> pool_;
   litert::CompiledModel compiled_;

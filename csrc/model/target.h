@@ -27,6 +27,8 @@ class Target {
   virtual int64_t context() const = 0;  // tokens that a cache can hold
   virtual int64_t vocab_size() const = 0;
   virtual Result<std::unique_ptr<TargetCache>> new_cache() = 0;
+  // Most tokens that score() takes in one step, which costs less than a step for each.
+  virtual int64_t step_rows() const { return 1; }
 
   // Appends `ids` at positions start, start+1, ... to the cache, without logits. Stops with kCancelled between chunks
   // when `cancelled` turns true; `*done` says how many ids are in the cache, whatever the status.

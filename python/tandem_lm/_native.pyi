@@ -41,6 +41,8 @@ class SamplingParams:
     stop_ids: list[int]
     stop_strings: list[str]
     suppress_ids: list[int]
+    drafter: str  # "auto", "on", "off"
+    draft_tokens: int  # per round; 0: as many as pay
 
 class Generation:
     """One running generation of a session; next() returns None at the end. finish_reason: "stop", "length",
@@ -55,6 +57,7 @@ class Session:
     def logits(self, ids: list[int]) -> npt.NDArray[np.float32]: ...
     def generate(self, params: SamplingParams) -> Generation: ...
     def rewind(self, position: int) -> None: ...
+    def draft(self, count: int) -> list[int]: ...  # what the drafter expects now; [] where it cannot say
     def cancel(self) -> None: ...  # from any thread
     def stats(self) -> dict[str, Any]: ...
 
@@ -68,6 +71,7 @@ class Engine:
         cache_dir: str = "",  # "": packed weights stay in memory
         kv_dtype: str = "f16",
         graph: str = "auto",
+        drafter: str = "auto",
     ) -> None: ...
     tokenizer: Tokenizer
     def info(self) -> dict[str, Any]: ...
@@ -75,4 +79,10 @@ class Engine:
 
 def open_tokenizer(path: str) -> Tokenizer: ...  # without loading the model
 def inspect(path: str) -> str: ...  # JSON: sections, manifest, sizes
+def memory_plan(
+    path: str,
+    context: int = 0,  # 0: what the bundle was made for
+    kv_dtype: str = "f16",
+    graph: str = "auto",
+) -> dict[str, Any]: ...  # graph, context, kv_dtype, parts {name: bytes}, total, available, largest_context
 def verify(path: str) -> list[str]: ...  # the problems found; empty when sound. Raises only when it cannot be read

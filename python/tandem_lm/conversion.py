@@ -16,6 +16,7 @@ def convert_with_bar(
     quant: str,
     context: int | None = None,
     report: str | Path | None = None,
+    drafter: str | Path | None = None,
 ) -> Any:
     """Converts and returns the converter's report. The bar goes to stderr, if that is a terminal."""
     from tqdm import tqdm
@@ -30,4 +31,6 @@ def convert_with_bar(
             bar.update(done - bar.n)
 
         with translated():
-            return convert(source, output, quant=quant, context=context, report=report, progress=progress)
+            return convert(
+                source, output, quant=quant, context=context, report=report, drafter=drafter, progress=progress
+            )

@@ -58,6 +58,9 @@ class Engine:
 
     `graph` says which of the bundle's graphs run: "fast" (Tandem's own attention over a cache that grows with use),
     "portable" (standard operators, what other runtimes run; its cache is always f32), or "auto": fast where there is.
+
+    `drafter` is about speculative decoding, which gives the same text sooner: "auto" drafts tokens where that pays
+    (with the bundle's drafter, or by looking up repeated text), "on" always, "off" never. It needs the fast graphs.
     """
 
     def __init__(
@@ -72,9 +75,9 @@ class Engine:
         graph: str = "auto",
     ) -> None:
         _checks.choice("backend", backend, ("cpu",))
-        _checks.choice("kv_dtype", kv_dtype, ("f16", "f32"))
+        _checks.choice("kv_dtype", kv_dtype, ("f16", "f32", "int8"))
         _checks.choice("graph", graph, ("auto", "fast", "portable"))
-        _checks.choice("drafter", drafter, ("auto", "off"), ": no bundle of this version carries a drafter")
+        _checks.choice("drafter", drafter, ("auto", "on", "off"))
         threads = 0 if num_threads is None else _checks.integer("num_threads", num_threads, 1, 1024)
         context = 0 if max_context is None else _checks.integer("max_context", max_context, 1, 2**31 - 1)
         where = open_path(path)
@@ -88,6 +91,7 @@ class Engine:
                 library.engine_cache_dir(cache_dir),
                 kv_dtype,
                 graph,
+                drafter,
             )
             self.info = EngineInfo.from_native(self._native.info())
             self.tokenizer = Tokenizer(self._native.tokenizer)
@@ -330,6 +334,8 @@ def _native_params(params: SamplingParams, info: EngineInfo) -> Any:
     native.frequency_penalty = float(params.frequency_penalty)
     native.seed = secrets.randbits(63) if params.seed is None else params.seed
     native.max_tokens = params.max_tokens
+    native.drafter = params.drafter
+    native.draft_tokens = params.draft_tokens or 0
     native.logprobs = params.logprobs
     native.stop_ids = _checks.token_ids("stop_ids", stop, info.vocab_size)
     native.stop_strings = list(params.stop_strings)

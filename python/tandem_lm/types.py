@@ -33,8 +33,9 @@ class EngineInfo:
     num_threads: int
     load_seconds: float
     warm_start: bool  # the packed weights were found in the cache folder
-    kv_dtype: str  # of the cache: "f16" or "f32"
+    kv_dtype: str  # of the cache: "f16", "f32" or "int8"
     graph: str  # which of the bundle's graphs run: "fast" or "portable"
+    memory: Mapping[str, int]  # bytes by part, as planned with one session of max_context tokens
     backend: str = "cpu"
     has_drafter: bool = False
     modalities: tuple[str, ...] = ("text",)
@@ -63,6 +64,8 @@ class EngineInfo:
             warm_start=info["warm_start"],
             kv_dtype=info["kv_dtype"],
             graph=info["graph"],
+            memory=dict(info["memory"]),
+            has_drafter=info["has_drafter"],
         )
 
 
@@ -86,6 +89,8 @@ class SamplingParams:
     stop_strings: tuple[str, ...] = ()  # generation ends before the first of them; it is not part of the text
     stop_ids: tuple[int, ...] | None = None  # None: the model's own end tokens
     suppress_ids: tuple[int, ...] = ()  # in addition to the model's own
+    drafter: str = "auto"  # "auto": as the engine was opened; "on": draft always; "off"
+    draft_tokens: int | None = None  # drafted per round; None: as many as pay
 
     def __post_init__(self) -> None:
         _checks.real("temperature", self.temperature, 0.0, _INFINITY)
@@ -98,6 +103,9 @@ class SamplingParams:
         _checks.integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
         if self.seed is not None:
             _checks.integer("seed", self.seed, 0, 2**63 - 1)
+        _checks.choice("drafter", self.drafter, ("auto", "on", "off"))
+        if self.draft_tokens is not None:
+            _checks.integer("draft_tokens", self.draft_tokens, 1, 15)
         self._freeze("stop_strings", str)
         if any(not s for s in self.stop_strings):
             raise InvalidRequestError("stop_strings must not contain an empty string: it would match everywhere")
@@ -135,21 +143,30 @@ class Stats:
     decode_tokens: int = 0
     decode_seconds: float = 0.0
     sample_seconds: float = 0.0  # the part of decode_seconds that chose tokens
-    drafted: int = 0
-    accepted: int = 0
-    accepted_by_position: tuple[int, ...] = field(default=())
-    verify_steps: int = 0
+    drafted: int = 0  # tokens proposed by a drafter
+    accepted: int = 0  # of them, those that became tokens of the text
+    accepted_by_position: tuple[int, ...] = field(default=())  # of first drafts, second drafts, ...
+    verify_steps: int = 0  # steps of the model that checked drafts
+    depths: tuple[int, ...] = field(default=())  # steps with 0, 1, 2, ... drafts
+    draft_seconds: float = 0.0  # parts of decode_seconds: making drafts, and the steps that checked them
+    verify_seconds: float = 0.0
 
     @classmethod
     def from_native(cls, stats: Mapping[str, Any]) -> Stats:
         values = {name: stats[name] for name in cls.__dataclass_fields__ if name in stats}
-        if "accepted_by_position" in values:
-            values["accepted_by_position"] = tuple(values["accepted_by_position"])
+        for name in ("accepted_by_position", "depths"):
+            if name in values:
+                values[name] = tuple(values[name])
         return cls(**values)
 
     @property
     def prefill_tokens_per_second(self) -> float:
         return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def tokens_per_verify(self) -> float:
+        """Tokens that a step with drafts gave: the accepted ones and the model's own."""
+        return 1 + self.accepted / self.verify_steps if self.verify_steps else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:

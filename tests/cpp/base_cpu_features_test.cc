@@ -1,4 +1,6 @@
 // CPU features: the widest set by default, TANDEM_ISA's names accepted, others refused.
+#include <cstdlib>
+
 #include "base/cpu_features.h"
 #include "check.h"
 
@@ -18,4 +20,15 @@ TEST(unknown_name_is_refused_with_the_choices) {
   CHECK(result.status().code() == Code::kInvalidRequest);
   CHECK(result.status().message().find("mmx") != std::string::npos);
   CHECK(result.status().message().find("baseline") != std::string::npos);
+}
+
+TEST(the_environment_variable_chooses) {
+  for (Isa isa : available_isas()) {
+    setenv("TANDEM_ISA", isa_name(isa), 1);
+    CHECK(select_isa().value() == isa);
+  }
+  setenv("TANDEM_ISA", "abacus", 1);
+  CHECK(!select_isa().ok());
+  unsetenv("TANDEM_ISA");
+  CHECK(select_isa().value() == available_isas().back());
 }

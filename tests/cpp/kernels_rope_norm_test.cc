@@ -74,3 +74,25 @@ TEST(append_wraps_and_rounds_to_nearest_half) {
     CHECK(memory[15] == 0x1234 && memory[32] == 0x1234);
   }
 }
+
+TEST(append_quantises_each_row_to_bytes) {
+  for (Isa isa : available_isas()) {
+    const int dim = 16, heads = 2;
+    std::vector<int8_t> memory(static_cast<size_t>(heads * 3 * dim), 99);
+    std::vector<float> scales(heads * 3, -1.0f);
+    KvView view;
+    view.base = memory.data(), view.token_stride = dim, view.head_stride = 3 * dim, view.ring = 3;
+    view.type = KvType::kI8, view.scales = scales.data(), view.scale_head_stride = 3;
+    std::vector<float> in(heads * dim, 0.0f);  // the second head is all zero
+    for (int i = 0; i < dim; ++i) in[static_cast<size_t>(i)] = static_cast<float>(i - 10) * 0.5f;  // -5 ... 2.5
+    append_heads(in.data(), 1, heads, dim, HeadTransform(), view, 4, isa);                         // slot 1
+    CHECK_EQ(scales[1], 5.0f / 127.0f);
+    CHECK_EQ(scales[4], 0.0f);
+    for (int i = 0; i < dim; ++i) {
+      const double exact = (i - 10) * 0.5 * 127.0 / 5.0;
+      CHECK(std::fabs(double(memory[static_cast<size_t>(dim + i)]) - exact) <= 0.5001);
+      CHECK_EQ(int{memory[static_cast<size_t>(4 * dim + i)]}, 0);
+    }
+    CHECK(memory[dim] == -127 && memory[dim - 1] == 99 && memory[2 * dim] == 99 && scales[0] < 0 && scales[2] < 0);
+  }
+}

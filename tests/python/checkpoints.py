@@ -422,3 +422,39 @@ def write_gguf(path: Path, *, seed: int = 0, quantisation: str = "F32", template
     w.write_tensors_to_file()
     w.close()
     return path
+
+
+def write_assistant(folder: Path, *, seed: int = 0, vocab: int = TINY_TOKENS, dtype: str = "F32", layers: int = 4,
+                    backbone: int = 128) -> Path:  # fmt: skip
+    """The MTP assistant (`gemma4_unified_assistant`) of the model that `write_gemma4` makes: sliding layers and a full
+    one at the end, queries only."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _, text = gemma4_config(vocab, None, "old", 4)
+    h, inter, heads = 64, 128, text["num_attention_heads"]
+    types = [SLIDING] * (layers - 1) + [FULL]
+    text.update(hidden_size=h, intermediate_size=inter, num_hidden_layers=layers, layer_types=types,
+                num_kv_shared_layers=layers)  # fmt: skip
+    shapes: dict[str, Shape] = {
+        "pre_projection.weight": (h, 2 * backbone),
+        "post_projection.weight": (backbone, h),
+        "model.embed_tokens.weight": (vocab, h),
+        "model.norm.weight": (h,),
+    }
+    for i, kind in enumerate(types):
+        d, n = text["global_head_dim" if kind == FULL else "head_dim"], f"model.layers.{i}."
+        shapes[n + "self_attn.q_proj.weight"] = (heads * d, h)
+        shapes[n + "self_attn.o_proj.weight"] = (h, heads * d)
+        shapes[n + "self_attn.q_norm.weight"] = (d,)
+        shapes[n + "mlp.gate_proj.weight"] = shapes[n + "mlp.up_proj.weight"] = (inter, h)
+        shapes[n + "mlp.down_proj.weight"] = (h, inter)
+        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            shapes[n + norm + "_layernorm.weight"] = (h,)
+        shapes[n + "layer_scalar"] = (1,)
+    write_weights(folder, random_tensors(shapes, seed, 1.0), dtype, 1)
+    config = {
+        "architectures": ["Gemma4UnifiedAssistantForCausalLM"], "model_type": "gemma4_unified_assistant",
+        "backbone_hidden_size": backbone, "use_ordered_embeddings": False, "tie_word_embeddings": True,
+        "text_config": text, "dtype": "bfloat16" if dtype == "BF16" else "float32",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
+    return folder

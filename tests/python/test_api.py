@@ -236,7 +236,7 @@ def test_sampling_params_are_greedy_and_frozen() -> None:
         {"backend": "gpu"},
         {"kv_dtype": "q3"},
         {"graph": "slow"},
-        {"drafter": "on"},
+        {"drafter": "yes"},
         {"num_threads": 0},
         {"max_context": 0},
         {"max_context": 10_000},

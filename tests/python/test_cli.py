@@ -273,8 +273,7 @@ def test_unwritable_cache_folder(
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (["--drafter", "on"], "drafter"),
-        (["--draft-tokens", "3"], "draft-tokens"),
+        (["--draft-tokens", "0"], "draft_tokens"),
         (["--image", "cat.png"], "--image"),
         (["--audio", "a.wav"], "--audio"),
         (["--video", "v.mp4"], "--video"),
@@ -289,8 +288,10 @@ def test_options_that_cannot_be_honoured(tandem: Tandem, tiny_gemma3: Path, opti
     failed(tandem("run", tiny_gemma3, "-p", "x", *option), words)
 
 
-def test_convert_has_no_drafter(tandem: Tandem, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    failed(tandem("convert", checkpoint("gemma3"), tmp_path / "x.litertlm", "--drafter", "d"), "--drafter")
+def test_convert_wants_a_drafter_that_is_there(
+    tandem: Tandem, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    failed(tandem("convert", checkpoint("gemma3"), tmp_path / "x.litertlm", "--drafter", "nowhere"), "nowhere")
 
 
 def test_base_model_wants_raw(tandem: Tandem, tiny_base: Path) -> None:

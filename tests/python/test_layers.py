@@ -17,8 +17,8 @@ ALLOWED = {
     "kv": {"base", "kernels"},
     "model": {"base", "bundle", "litert", "kernels", "kv"},
     "decode": {"base", "tokenizer", "model"},
-    "engine": {"base", "bundle", "tokenizer", "litert", "model", "decode"},
-    "bindings": {"base", "bundle", "tokenizer", "litert", "model", "decode", "engine"},
+    "engine": {"base", "bundle", "tokenizer", "litert", "kernels", "kv", "model", "decode"},
+    "bindings": {"base", "bundle", "tokenizer", "litert", "kernels", "kv", "model", "decode", "engine"},
 }
 
 

@@ -9,7 +9,6 @@ import argparse
 from pathlib import Path
 
 from ..conversion import convert_with_bar
-from ..errors import InvalidRequestError
 from .output import note, size
 
 
@@ -29,12 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--context", type=int, metavar="N", help="tokens a session can hold (default: 4096 or the model's)"
     )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write each tensor's quantisation error as JSON")
-    parser.add_argument("--drafter", metavar="SRC", help=argparse.SUPPRESS)
+    parser.add_argument("--drafter", metavar="SRC", type=Path, help="the model's MTP assistant, to go into the bundle")
 
 
 def execute(args: argparse.Namespace) -> int:
-    if args.drafter is not None:
-        raise InvalidRequestError("--drafter is not supported by this version; convert without it")
-    convert_with_bar(args.source, args.output, quant=args.quant, context=args.context, report=args.report)
+    convert_with_bar(
+        args.source,
+        args.output,
+        quant=args.quant,
+        context=args.context,
+        report=args.report,
+        drafter=args.drafter,
+    )
     note(f"{args.output}: {size(args.output.stat().st_size)}")
     return 0

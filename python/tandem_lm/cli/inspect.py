@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
 
 from ..engine import native_module, open_path
 from ..errors import translated
+from ..memory import MemoryPlan, plan_memory
 from .output import size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE", help="a .litertlm file")
     parser.add_argument("--json", action="store_true", help="everything, as one JSON object")
+    parser.add_argument("--memory", action="store_true", help="what running it will take, and whether that fits")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens to plan for (default: the bundle's)")
+    parser.add_argument("--kv-dtype", default="f16", metavar="TYPE", help="of the cache (default: %(default)s)")
+    parser.add_argument("--graph", default="auto", metavar="GRAPH", help="fast, portable or auto (default)")
 
 
 def execute(args: argparse.Namespace) -> int:
     path = open_path(args.bundle)
     with translated():
         found = json.loads(native_module().inspect(path))
+    if args.memory:
+        plan = plan_memory(path, args.context, args.kv_dtype, args.graph)
+        if args.json:
+            print(json.dumps({**dataclasses.asdict(plan), "fits": plan.fits}, indent=2))
+        else:
+            print("\n".join(describe_plan(plan)))
+        return 0
     if args.json:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return 0
@@ -45,6 +58,27 @@ def describe(found: dict[str, Any]) -> Iterator[str]:
         sha256 = checksums.get(name, {}).get("sha256", "")
         rows.append((name, str(section["offset"]), size(section["bytes"]), sha256[:16]))
     yield from _table(rows)
+
+
+def describe_plan(plan: MemoryPlan) -> Iterator[str]:
+    meaning = {
+        "weights": "packed, mapped from the cache folder",
+        "drafter": "its weights",
+        "graphs": "LiteRT's own data about them",
+        "cache": f"keys and values of one session, {plan.kv_dtype}",
+        "activations": "of the largest step",
+        "runtime": "libraries and tokenizer",
+    }
+    yield f"{plan.graph} graphs, context of {plan.context} tokens"
+    rows: list[tuple[str, ...]] = [(part, size(count), meaning.get(part, "")) for part, count in plan.parts.items()]
+    rows += [("total", size(plan.total), ""), ("available", size(plan.available), "")]
+    yield from _table(rows)
+    if plan.fits:
+        yield f"fits; the largest context that does is {plan.largest_context} tokens"
+    elif plan.largest_context:
+        yield f"does not fit; the largest context that does is {plan.largest_context} tokens"
+    else:
+        yield "does not fit with any context"
 
 
 def _model(manifest: dict[str, Any]) -> Iterator[str]:

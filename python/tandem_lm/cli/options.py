@@ -11,6 +11,7 @@ from ..conversation import recommended_params
 from ..engine import Engine
 from ..errors import InvalidRequestError
 from ..types import SamplingParams
+from .loading import packing_bar
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +32,13 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int, defau
     group.add_argument("--repetition-penalty", type=float, metavar="R")
     group.add_argument("--seed", type=int, metavar="S")
     group.add_argument("--stop", action="append", metavar="TEXT", help="end before TEXT; may be repeated")
-    group.add_argument("--drafter", choices=("auto", "on", "off"), default="auto", help="speculative decoding")
-    group.add_argument("--draft-tokens", type=int, metavar="K", help=argparse.SUPPRESS)
+    group.add_argument(
+        "--drafter",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="speculative decoding: where it pays (default), always, or never",
+    )
+    group.add_argument("--draft-tokens", type=int, metavar="K", help="draft K tokens per round (default: what pays)")
     for medium in ("image", "audio", "video"):
         group.add_argument(f"--{medium}", action="append", metavar="FILE", help=argparse.SUPPRESS)
 
@@ -42,9 +48,7 @@ def open_engine(args: argparse.Namespace) -> Engine:
     for medium in ("image", "audio", "video"):
         if getattr(args, medium, None):
             raise InvalidRequestError(f"--{medium} is not supported by this version; use text")
-    if getattr(args, "draft_tokens", None) is not None:
-        raise InvalidRequestError("--draft-tokens is not supported by this version: it has no drafter; leave it out")
-    with without_greeting():
+    with packing_bar(Path(args.bundle)), without_greeting():
         return Engine(
             args.bundle,
             num_threads=args.threads,
@@ -57,7 +61,16 @@ def sampling_params(args: argparse.Namespace, engine: Engine, *, recommended: bo
     """`recommended`: start from the model's own sampler settings; else from greedy."""
     changes = {
         name: getattr(args, name)
-        for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed", "max_tokens")
+        for name in (
+            "temperature",
+            "top_k",
+            "top_p",
+            "min_p",
+            "repetition_penalty",
+            "seed",
+            "max_tokens",
+            "draft_tokens",
+        )
         if getattr(args, name) is not None
     }
     changes["stop_strings"] = tuple(args.stop or ())

@@ -1,0 +1,116 @@
+// What this machine can do at most, for the roofline of bench/compare.py: bytes read from memory per second and int8
+// multiply-adds per second, with N threads. Built by bench/machine.py with -O3 -march=native; prints one JSON object.
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+constexpr int kRounds = 40;  // short ones, of which the best counts: neighbours only ever slow a round down
+
+std::atomic<uint64_t> sink{0};  // keeps results alive
+
+// Seconds of the fastest of kRounds runs of `work(thread)` on all threads at once.
+double fastest(int threads, const std::function<void(int)>& work) {
+  double best = 1e30;
+  for (int round = 0; round < kRounds; ++round) {
+    std::atomic<int> ready{0};
+    std::vector<std::thread> pool;
+    std::chrono::steady_clock::time_point start;
+    std::atomic<bool> go{false};
+    for (int i = 0; i < threads; ++i) {
+      pool.emplace_back([&, i] {
+        ++ready;
+        while (!go) {
+        }
+        work(i);
+      });
+    }
+    while (ready < threads) std::this_thread::yield();
+    start = std::chrono::steady_clock::now();
+    go = true;
+    for (std::thread& thread : pool) thread.join();
+    best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
+double bytes_per_second(int threads) {
+  constexpr std::size_t kWords = std::size_t{128} * 1024 * 1024 / sizeof(uint64_t);  // per thread: beyond any cache
+  std::vector<std::vector<uint64_t>> memory(static_cast<std::size_t>(threads), std::vector<uint64_t>(kWords, 1));
+  const double seconds = fastest(threads, [&](int i) {
+    const uint64_t* words = memory[static_cast<std::size_t>(i)].data();
+    uint64_t sums[32] = {};
+    for (std::size_t at = 0; at < kWords; at += 32) {
+      for (std::size_t lane = 0; lane < 32; ++lane) sums[lane] += words[at + lane];
+    }
+    for (const uint64_t sum : sums) sink += sum;
+  });
+  return static_cast<double>(threads) * kWords * sizeof(uint64_t) / seconds;
+}
+
+// 0 where the compiler knows no int8 dot product for this processor.
+double macs_per_second(int threads) {
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(__ARM_FEATURE_DOTPROD)
+  constexpr int64_t kSteps = 2'000'000;
+  constexpr int kChains = 12;  // independent sums, more than the latency needs
+#if defined(__AVX512VNNI__)
+  constexpr int kMacs = 64;
+  using Vector = __m512i;
+  const auto all = [](int value) { return _mm512_set1_epi32(value); };
+  const auto dot = [](Vector sum, Vector a, Vector b) { return _mm512_dpbusd_epi32(sum, a, b); };
+#elif defined(__AVXVNNI__)
+  constexpr int kMacs = 32;
+  using Vector = __m256i;
+  const auto all = [](int value) { return _mm256_set1_epi32(value); };
+  const auto dot = [](Vector sum, Vector a, Vector b) { return _mm256_dpbusd_avx_epi32(sum, a, b); };
+#else
+  constexpr int kMacs = 16;
+  using Vector = int32x4_t;
+  const auto all = [](int value) { return vdupq_n_s32(value); };
+  const auto dot = [](Vector sum, Vector a, Vector b) {
+    return vdotq_s32(sum, vreinterpretq_s8_s32(a), vreinterpretq_s8_s32(b));
+  };
+#endif
+  const double seconds = fastest(threads, [&](int i) {
+    Vector sums[kChains];
+    for (int chain = 0; chain < kChains; ++chain) sums[chain] = all(chain);  // all different, or one would do for all
+    const Vector a = all(i + 1), b = all(i + 2);
+    for (int64_t step = 0; step < kSteps; ++step) {
+#pragma GCC unroll 12
+      for (int chain = 0; chain < kChains; ++chain) sums[chain] = dot(sums[chain], a, b);
+    }
+    for (const Vector& sum : sums) {
+      int32_t first = 0;
+      std::memcpy(&first, &sum, sizeof(first));
+      sink += static_cast<uint64_t>(first);
+    }
+  });
+  return static_cast<double>(threads) * kSteps * kChains * kMacs / seconds;
+#else
+  (void)threads;
+  return 0;
+#endif
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int threads = argc > 1 ? std::max(1, std::atoi(argv[1])) : 1;
+  const double bytes = bytes_per_second(threads), macs = macs_per_second(threads);
+  std::printf("{\"threads\": %d, \"bytes_per_second\": %.4g, \"int8_macs_per_second\": %.4g}\n", threads, bytes, macs);
+  return 0;
+}

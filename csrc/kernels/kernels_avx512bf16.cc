@@ -1,0 +1,32 @@
+// The kernels for AVX-512 F, BW, DQ, VL and BF16. The target is set here and not by compiler options, after the
+// headers, so that inline functions shared with other files stay runnable everywhere.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include "kernels/kernels.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")
+#endif
+
+#define TANDEM_ISA avx512bf16
+#define TANDEM_BFLOAT
+#define TANDEM_LANES 16
+#include "kernels/kernels_impl.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace tandem {
+const Kernels kAvx512Bf16Kernels = {
+    avx512bf16::kLanes,    12, true, avx512bf16::attend_item, avx512bf16::transform_head, avx512bf16::store_half,
+    avx512bf16::store_byte};
+}  // namespace tandem
+#endif

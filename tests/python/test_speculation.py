@@ -1,0 +1,239 @@
+"""Speculative decoding: the same tokens with and without drafts, and the drafter against the numpy reference."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import reference
+from checkpoints import write_assistant, write_gemma3, write_gemma4
+from test_graph import load
+
+import tandem_lm as tl
+from tandem_converter.convert import convert
+from tandem_converter.errors import ConversionError
+from tandem_converter.recipe import Recipe
+
+CONTEXT = 192
+WINDOW = 8
+# What makes a tiny model's text go on without repeating itself, so that drafts are rejected as well as accepted.
+STYLES: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "greedy, penalties": {"temperature": 0.0, "presence_penalty": 4.0, "repetition_penalty": 1.1},
+    "greedy, frequency": {"temperature": 0.0, "frequency_penalty": 1.5, "suppress_ids": (7, 8)},
+    "sampled": {"temperature": 4.0},
+    "sampled, filters": {"temperature": 6.0, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "presence_penalty": 2.0},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("speculation")
+    write_gemma4(path / "target")
+    write_assistant(path / "assistant", seed=5)
+    write_gemma3(path / "gemma3")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundles(folder: Path) -> dict[str, Path]:
+    """With a drafter ("f32", "int8", "int4-channel") and without ("gemma3")."""
+    made = {}
+    for quant in ("f32", "int8", "int4-channel"):
+        made[quant] = folder / f"{quant}.litertlm"
+        convert(folder / "target", made[quant], quant=quant, context=CONTEXT, drafter=folder / "assistant")
+    made["gemma3"] = folder / "gemma3.litertlm"
+    convert(folder / "gemma3", made["gemma3"], quant="int8", context=CONTEXT)
+    return made
+
+
+def prompts(count: int, vocab: int, seed: int = 1) -> list[list[int]]:
+    """Random ids, every third prompt one that repeats itself."""
+    rng = np.random.default_rng(seed)
+    out = []
+    for i in range(count):
+        ids = rng.integers(0, vocab - 16, int(rng.integers(2, 50))).tolist()
+        out.append(ids + ids[: max(2, len(ids) // 2)] if i % 3 == 0 else ids)
+    return out
+
+
+def tokens(engine: tl.Engine, prompt: list[int], **params: Any) -> tuple[list[tl.Token], tl.Stats]:
+    session = engine.session()
+    session.prefill(prompt)
+    return list(session.generate(tl.SamplingParams(**{"stop_ids": (), "seed": 3, **params}))), session.stats()
+
+
+def plain(found: list[tl.Token]) -> list[tuple[int, str, float]]:
+    return [(t.id, t.text, round(t.logprob, 3)) for t in found]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["f32", "int8", "int4-channel", "gemma3"])
+def test_tokens_are_the_same_with_and_without_drafts(bundles: dict[str, Path], name: str, threads: int) -> None:
+    engine = tl.Engine(bundles[name], num_threads=threads)
+    accepted = drafted = 0
+    for i, prompt in enumerate(prompts(10, engine.info.vocab_size)):
+        for j, style in enumerate(STYLES.values()):
+            common = {**style, "max_tokens": 40, "logprobs": True}
+            expected, _ = tokens(engine, prompt, drafter="off", **common)
+            depth = 1 + (i + j) % 5
+            found, stats = tokens(engine, prompt, draft_tokens=depth, **common)
+            assert plain(found) == plain(expected), f"prompt {i}, {depth} drafts"
+            assert [t.from_draft for t in found].count(True) == stats.accepted
+            assert sum(stats.accepted_by_position) == stats.accepted <= stats.drafted <= depth * stats.verify_steps
+            accepted, drafted = accepted + stats.accepted, drafted + stats.drafted
+            for drafter in ("auto", "on"):
+                assert plain(tokens(engine, prompt, drafter=drafter, **common)[0]) == plain(expected)
+    assert 0 < accepted < drafted  # both ways out of a round were taken
+
+
+@pytest.mark.parametrize("name", ["f32", "int8", "gemma3"])
+def test_same_tokens_after_a_rewind(bundles: dict[str, Path], name: str) -> None:
+    engine = tl.Engine(bundles[name])
+    style: dict[str, Any] = {"presence_penalty": 4.0, "stop_ids": ()}
+    for prompt in prompts(6, engine.info.vocab_size, seed=2):
+        for back in (1, 2, 5, 20):
+            found = []
+            for depth in (None, 4):
+                params = {"draft_tokens": depth} if depth else {"drafter": "off"}
+                session = engine.session()
+                session.prefill(prompt)
+                run = session.generate(tl.SamplingParams(max_tokens=23, **style, **params))
+                first = [next(run).id for _ in range(21)]  # leaves in the middle of a round
+                session.rewind(session.position - back)
+                second = [t.id for t in session.generate(tl.SamplingParams(max_tokens=9, **style, **params))]
+                session.prefill([11])
+                third = [t.id for t in session.generate(tl.SamplingParams(max_tokens=9, **style, **params))]
+                found.append((first, second, third))
+            assert found[0] == found[1], f"back {back}"
+
+
+def test_limits_hold_inside_a_round(bundles: dict[str, Path]) -> None:
+    engine = tl.Engine(bundles["gemma3"])
+    prompt = [5, 6, 7, 8] * 4
+    for limit in range(1, 9):
+        found, stats = tokens(engine, prompt, max_tokens=limit, draft_tokens=5)
+        assert len(found) == limit
+        assert len(stats.depths) <= limit  # drafts that could not be used are not made
+    expected, _ = tokens(engine, prompt, max_tokens=30, drafter="off")
+    stop = expected[12].id
+    for drafter in ("off", "on"):
+        session = engine.session()
+        session.prefill(prompt)
+        run = session.generate(tl.SamplingParams(stop_ids=(stop,), drafter=drafter, draft_tokens=None))
+        found = list(run)
+        assert run.finish_reason == "stop" and found[-1].id == stop
+        assert [t.id for t in found] == [t.id for t in expected[: len(found)]]
+        assert session.position == len(prompt) + len(found)
+    full = engine.session()
+    full.prefill(prompts(1, engine.info.vocab_size)[0])
+    run = full.generate(tl.SamplingParams(max_tokens=1000, stop_ids=(), draft_tokens=5))
+    assert len(list(run)) and run.finish_reason == "context" and full.position == engine.info.max_context
+
+
+def expected_drafts(folder: Path, recipe: Recipe | None, ids: list[int], count: int) -> list[int]:
+    """The reference's chain after `ids`, of which the last is not in the cache yet; the clean window rule."""
+    weights, config = load(folder / "target", recipe)
+    assistant, own = load_assistant(folder / "assistant")
+    inputs = reference.embed(weights, config, np.array(ids[:-1]))
+    hidden, shared, _ = reference.text_forward(weights, config, inputs, return_all=True)
+    shared[reference.SLIDING] = tuple(x[-WINDOW:] for x in shared[reference.SLIDING])
+
+    def embedded(token: int) -> np.ndarray:
+        row: np.ndarray = reference.embed(weights, config, np.array([token]))[0]
+        return row
+
+    drafts, _ = reference.draft_chain(assistant, own, embedded, ids[-1], hidden[-1], len(ids) - 1, shared, count)
+    return [int(d) for d in drafts]
+
+
+def load_assistant(folder: Path) -> tuple[dict[str, np.ndarray], reference.TextConfig]:
+    config = json.loads((folder / "config.json").read_text())
+    data = (folder / "model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    weights = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = (8 + size + at for at in entry["data_offsets"])
+            weights[name] = np.frombuffer(data[begin:end], "<f4").reshape(entry["shape"])
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    return weights, reference.TextConfig.from_hf(config["text_config"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_drafts_equal_the_reference(folder: Path, bundles: dict[str, Path], threads: int) -> None:
+    engine = tl.Engine(bundles["f32"], kv_dtype="f32", num_threads=threads)
+    right = total = 0
+    for prompt in prompts(8, engine.info.vocab_size, seed=4):
+        session = engine.session()
+        session.prefill(prompt)
+        assert session._native.draft(4) == []  # no step has left a hidden state yet
+        params = tl.SamplingParams(max_tokens=30, presence_penalty=4.0, stop_ids=(), draft_tokens=3)
+        for i, _ in enumerate(session.generate(params)):
+            if i % 7 == 6:
+                continue
+            got = session._native.draft(4)
+            if not got:  # in the middle of a round the last token is in the cache already
+                continue
+            want = expected_drafts(folder, None, list(session.tokens), 4)
+            right, total = right + sum(a == b for a, b in zip(got, want, strict=True)), total + 4
+    assert total > 100
+    assert right == total
+
+
+def test_sampled_text_has_the_same_distribution(bundles: dict[str, Path]) -> None:
+    """Chi-square of the second and third token over many seeds, drafts on against the exact probabilities."""
+    engine = tl.Engine(bundles["f32"])
+    prompt = [9, 10, 11, 9, 10]
+    style: dict[str, Any] = {"temperature": 3.0, "top_k": 4, "max_tokens": 3}
+    counts: dict[str, Counter[tuple[int, ...]]] = {}
+    draws = 1500
+    for drafter in ("off", "on"):
+        counts[drafter] = Counter()
+        session = engine.session()
+        session.prefill(prompt)
+        for seed in range(draws):
+            session.rewind(len(prompt))
+            seeds = seed if drafter == "on" else seed + 10**6  # independent draws
+            run = session.generate(tl.SamplingParams(**style, seed=seeds, drafter=drafter, stop_ids=()))
+            counts[drafter][tuple(t.id for t in run)] += 1
+    both = [(counts["off"][k], counts["on"][k]) for k in set(counts["off"]) | set(counts["on"])]
+    common = [pair for pair in both if sum(pair) >= 10]
+    rest = [sum(p[i] for p in both if sum(p) < 10) for i in (0, 1)]
+    if sum(rest):
+        common.append((rest[0], rest[1]))
+    chi = sum((a - b) ** 2 / (a + b) for a, b in common)
+    freedom = len(common) - 1
+    assert freedom >= 5
+    assert chi < freedom + 3.1 * (2 * freedom) ** 0.5  # about p = 0.001
+
+
+def test_a_drafter_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
+    write_assistant(tmp_path / "wide", backbone=64)
+    with pytest.raises(ConversionError, match="hidden size 64"):
+        convert(folder / "target", tmp_path / "x.litertlm", drafter=tmp_path / "wide")
+    with pytest.raises(ConversionError, match=r"cannot read the keys|hidden size|tokens"):
+        convert(folder / "gemma3", tmp_path / "x.litertlm", drafter=folder / "assistant")
+    with pytest.raises(ConversionError, match="no drafter"):
+        convert(folder / "target", tmp_path / "x.litertlm", drafter=folder / "target")
+    assert not (tmp_path / "x.litertlm").exists()
+
+
+def test_options(bundles: dict[str, Path]) -> None:
+    engine = tl.Engine(bundles["f32"], drafter="off")
+    assert engine.info.has_drafter
+    _, stats = tokens(engine, [5, 6, 5, 6, 5, 6], max_tokens=10)
+    assert stats.drafted == stats.verify_steps == 0
+    with pytest.raises(tl.InvalidRequestError, match="drafter"):
+        tokens(engine, [5, 6], drafter="on")
+    with pytest.raises(tl.InvalidRequestError, match="drafter"):
+        tl.Engine(bundles["f32"], drafter="on", graph="portable")
+    with pytest.raises(tl.InvalidRequestError, match="draft_tokens"):
+        tl.SamplingParams(draft_tokens=0)
+    portable = tl.Engine(bundles["f32"], graph="portable")
+    assert tokens(portable, [5, 6, 5, 6, 5, 6], max_tokens=10)[1].drafted == 0
