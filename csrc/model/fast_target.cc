@@ -23,7 +23,7 @@ constexpr int64_t kFreeRows = 8;
 // Multiply-adds below which waking another thread costs more than it gives.
 constexpr int64_t kParallelMacs = 1 << 20;
 constexpr int64_t kParallelValues = 1 << 15;
-constexpr int64_t kExactRows = 16;  // most rows of a step that verifies drafts
+constexpr int64_t kExactRows = 16;        // most rows of a step that verifies drafts
 constexpr std::size_t kBufferTail = 256;  // XNNPACK may read past the end of a tensor
 
 class FastCache : public TargetCache {
@@ -147,8 +147,9 @@ Status FastTarget::bind(std::vector<Stage>& stages, const Mapping& input, const 
     for (const auto& [info, memory, buffer] : {std::tuple{&stage.signature->inputs[0], &input, &stage.input},
                                                {&stage.signature->outputs[0], &output, &stage.output}}) {
       if (info->bytes() + kBufferTail > memory->get_deleter().bytes) {
-        return {Code::kBundle, "'" + stage.signature->key + "' has tensors of another size than the manifest says; "
-                               "convert the model again"};
+        return {Code::kBundle, "'" + stage.signature->key +
+                                   "' has tensors of another size than the manifest says; "
+                                   "convert the model again"};
       }
       litert::RtTensorBuffer raw = nullptr;
       TANDEM_RETURN_IF_ERROR(litert::to_status(

@@ -1,8 +1,8 @@
 // The target model over the bundle's fast signatures (converter/fast_graph.py): `tandem_embed_T` looks embeddings up,
-// `tandem_body_T` runs the layers for T tokens with the custom operator `tandem.attention` over the session's own cache,
-// `tandem_fill_T` does so for the cache's sake only, `tandem_head_T` turns hidden states into logits. A prompt is cut to
-// compute as little padding as possible, and the head runs only for rows whose logits are wanted.
-// Depends on litert, kernels, kv.
+// `tandem_body_T` runs the layers for T tokens with the custom operator `tandem.attention` over the session's own
+// cache, `tandem_fill_T` does so for the cache's sake only, `tandem_head_T` turns hidden states into logits. A prompt
+// is cut to compute as little padding as possible, and the head runs only for rows whose logits are wanted. Depends on
+// litert, kernels, kv.
 #pragma once
 
 #include <algorithm>
@@ -102,11 +102,10 @@ class FastTarget : public Target {
     AttentionPlan plan;
     std::size_t workspace;  // offset
   };
-  std::vector<PlannedCall> calls_;  // of one layer
+  std::vector<PlannedCall> calls_;                 // of one layer
   std::vector<Stage> embed_, body_, fill_, head_;  // smallest first
   std::unique_ptr<ThreadPool> pool_;
   litert::CompiledModel compiled_;
-
 
   // The step in progress, for the custom operator.
   SequenceCache* cache_ = nullptr;

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from tandem_lm import _native, library
 
 IDS = list(range(3, 60))
