@@ -157,7 +157,8 @@ def table(tests: Sequence[BenchTest], peers: Sequence[Peer], cells: Cells, roofs
             share = f"{100 * roof.seconds / cell.seconds:.0f} % ({roof.bound})" if roof else "?"
             lines.append(
                 f"| {test.name} | {peer.name} | {test.tokens / cell.seconds:.2f} "
-                f"| {min(speeds):.2f} - {max(speeds):.2f} | {ratio} | {share} | {max(cell.peak_rss) / 2**30:.2f} GiB | {statistics.median(cell.load_s):.1f} s |"
+                f"| {min(speeds):.2f} - {max(speeds):.2f} | {ratio} "
+                f"| {share} | {max(cell.peak_rss) / 2**30:.2f} GiB | {statistics.median(cell.load_s):.1f} s |"
             )
     return "\n".join(lines) + "\n"
 

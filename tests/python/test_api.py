@@ -148,7 +148,7 @@ def test_stats(session: tl.Session) -> None:
     stats = session.stats()
     assert stats.prefill_tokens == 3 and stats.decode_tokens == 6
     assert stats.decode_seconds > 0 and stats.decode_tokens_per_second > 0
-    assert (stats.drafted, stats.accepted, stats.accepted_by_position, stats.verify_steps) == (0, 0, (), 0)
+    assert 0 <= stats.accepted <= stats.drafted and sum(stats.accepted_by_position) == stats.accepted
 
 
 def test_sampling_repeats_with_its_seed(session: tl.Session) -> None:
