@@ -21,6 +21,8 @@ from bundles import read_sections
 from checkpoints import write_gemma3, write_safetensors
 from test_sources import load
 
+from tandem_converter import bundle as bundle_format
+from tandem_converter.convert import convert
 from tandem_lm.cli import main
 
 WEIGHTS = "model.safetensors"
@@ -90,6 +92,25 @@ def test_bundle_damaged_while_it_looks_whole(tiny_gemma3_int8: Path, tmp_path: P
         process = in_a_process("", "run", path, "-p", "x")
         out, err = process.communicate(timeout=60)
         assert process.returncode == 1 and out == "" and "flipped.litertlm" in err, err
+
+
+def test_bundle_without_a_tokenizer(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    add = bundle_format.BundleWriter.add
+
+    def all_but_it(self: bundle_format.BundleWriter, kind: int, name: str, data: bytes) -> None:
+        if name != bundle_format.TOKENIZER:
+            add(self, kind, name, data)
+
+    monkeypatch.setattr(bundle_format.BundleWriter, "add", all_but_it)
+    path = tmp_path / "mute.litertlm"
+    convert(checkpoint("gemma3"), path, context=64)
+    for command in (("run", "-p", "x"), ("tokenize", "x")):
+        refused(capsys, "tandem_tokenizer", command[0], path, *command[1:])
 
 
 # ------------------------------------------------------------------------------------------------ bad checkpoints
