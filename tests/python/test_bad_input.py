@@ -110,7 +110,7 @@ def test_bundle_without_a_tokenizer(
     path = tmp_path / "mute.litertlm"
     convert(checkpoint("gemma3"), path, context=64)
     for command in (("run", "-p", "x"), ("tokenize", "x")):
-        refused(capsys, "tandem_tokenizer", command[0], path, *command[1:])
+        refused(capsys, "tokenizer section", command[0], path, *command[1:])
 
 
 # ------------------------------------------------------------------------------------------------ bad checkpoints
