@@ -24,13 +24,18 @@ import numpy as np
 
 import tandem_lm as tl
 from tandem_converter.convert import convert
-from tandem_converter.source import Source, open_source
 
 ROOT = Path(__file__).resolve().parent
 TEXT = ROOT.parent / "tests" / "data" / "english.txt"
 RECIPES = ("f32", "int8", "int4-block128", "int4-block64", "int4-block32", "int4-channel")
 LLAMA = ("F32", "Q8_0", "Q4_0")
 CONTEXT = 512
+HEAD = """Perplexity over {text} in windows of {context} tokens, the second half of each scored, the same in every row.
+Weights quantised without calibration; the quantised Tandem rows include XNNPACK's dynamic int8 activations, and all
+Tandem rows the float16 KV cache. Versions: {versions}.
+Command: `python bench/quality.py`.
+
+"""
 ROWS = 32  # of logits at a time
 
 
@@ -118,30 +123,40 @@ def quantize_gguf(f32: Path, out: Path, kind: str) -> None:
         raise RuntimeError(f"llama.cpp could not write {out}")
 
 
+def once(path: Path, measure: Callable[[], np.ndarray]) -> np.ndarray:
+    """What was measured before, if the work folder still has it: an interrupted run goes on."""
+    if not path.exists():
+        np.save(path, measure())
+    result: np.ndarray = np.load(path)
+    return result
+
+
 def compare(gguf_path: Path, text: str, work: Path, say: Callable[[str], None]) -> list[Row]:
-    rows = []
-    base: float | None = None
+    rows: list[Row] = []
+
+    def add(name: str, values: np.ndarray, base: float | None, path: Path) -> None:
+        rows.append(row(name, values, base, path))
+        say(f"{name}: {rows[-1].perplexity:.4f}, {rows[-1].ratio:.4f} x float32")
+
     for recipe in RECIPES:
         bundle = work / f"{recipe}.litertlm"
         if not bundle.exists():
             convert(gguf_path, bundle, quant=recipe, context=CONTEXT)
-        rows.append(row(f"tandem {recipe}", ours(bundle, text), base, bundle))
-        base = base or rows[0].perplexity
-        say(f"{rows[-1].name}: {rows[-1].perplexity:.4f}, {rows[-1].ratio:.4f} x f32")
+        values = once(work / f"{recipe}.npy", lambda file=bundle: ours(file, text))  # type: ignore[misc]
+        add(f"tandem {recipe}", values, rows[0].perplexity if rows else None, bundle)
     if find_spec("llama_cpp") is None:
         say("llama-cpp-python is not installed: no llama.cpp rows")
         return rows
-    source: Source = open_source(gguf_path)
     with tl.Engine(work / "int8.litertlm") as engine:
-        ids = engine.tokenizer.encode(text)
+        ids, bos = engine.tokenizer.encode(text), engine.info.bos_id
     base = None
     for kind in LLAMA:
         file = work / f"{kind}.gguf"
         if not file.exists():
             write_f32_gguf(gguf_path, file) if kind == "F32" else quantize_gguf(work / "F32.gguf", file, kind)
-        rows.append(row(f"llama.cpp {kind}", theirs(file, ids, source.spec.bos_id), base, file))
+        values = once(work / f"{kind}.npy", lambda file=file: theirs(file, ids, bos))  # type: ignore[misc]
+        add(f"llama.cpp {kind}", values, base, file)
         base = base or rows[-1].perplexity
-        say(f"{rows[-1].name}: {rows[-1].perplexity:.4f}, {rows[-1].ratio:.4f} x F32")
     return rows
 
 
@@ -186,7 +201,9 @@ def main() -> None:
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n")
-    args.out.with_suffix(".md").write_text(table(rows))
+    names = ", ".join(f"{name} {version}" for name, version in versions.items())
+    head = HEAD.format(text=f"`{args.text.name}`", context=CONTEXT, versions=names)
+    args.out.with_suffix(".md").write_text(head + table(rows))
     print(table(rows), end="")
 
 
