@@ -51,7 +51,7 @@ void init_tokenizer(py::module_& module) {
       "open_tokenizer",
       [](const std::string& path) {
         const auto bundle = std::make_shared<const Bundle>(take(Bundle::open(path)));
-        return open(bundle, bundle->section("tandem_tokenizer"));
+        return open(bundle, take(bundle->require("tandem_tokenizer")));
       },
       py::arg("path"), py::call_guard<py::gil_scoped_release>());
 }

@@ -96,4 +96,9 @@ std::span<const std::byte> Bundle::section(std::string_view name) const {
   return file_.bytes().subspan(static_cast<size_t>(info->offset), static_cast<size_t>(info->bytes));
 }
 
+Result<std::span<const std::byte>> Bundle::require(std::string_view name) const {
+  if (has(name)) return section(name);
+  return Status(Code::kBundle, "'" + path() + "' has no section '" + std::string(name) + "'; convert the model again");
+}
+
 }  // namespace tandem

@@ -32,6 +32,8 @@ class Bundle {
   bool has(std::string_view name) const { return find(name) != nullptr; }
   const SectionInfo* find(std::string_view name) const;             // nullptr when there is none
   std::span<const std::byte> section(std::string_view name) const;  // mapped bytes; empty when there is none
+  // The same, or kBundle that names the file and the section.
+  Result<std::span<const std::byte>> require(std::string_view name) const;
   const std::vector<SectionInfo>& sections() const { return header_.sections; }  // in the file's order
   const ContainerHeader& header() const { return header_; }
 

@@ -35,16 +35,15 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   const Bundle& bundle = engine->bundle_;
   engine->num_threads_ = options.num_threads > 0 ? options.num_threads : physical_cores();
 
-  TANDEM_ASSIGN_OR_RETURN(auto words, Tokenizer::from_digest(bundle.section(kTokenizerSection)));
+  TANDEM_ASSIGN_OR_RETURN(const auto digest, bundle.require(kTokenizerSection));
+  TANDEM_ASSIGN_OR_RETURN(auto words, Tokenizer::from_digest(digest));
   engine->tokenizer_ = std::make_unique<Tokenizer>(std::move(words));
 
   TANDEM_ASSIGN_OR_RETURN(const auto library, litert::Library::open(options.library_path));
   const std::lock_guard lock(creation_mutex());
   TANDEM_ASSIGN_OR_RETURN(engine->environment_, litert::create_environment(library));
+  TANDEM_RETURN_IF_ERROR(bundle.require(kModelSection).status());
   const SectionInfo* section = bundle.find(kModelSection);
-  if (section == nullptr) {
-    return Status(Code::kBundle, "'" + path + "' has no section '" + kModelSection + "'; convert the model again");
-  }
   TANDEM_ASSIGN_OR_RETURN(auto model,
                           litert::Model::from_fd(engine->environment_, bundle.fd(), section->offset, section->bytes));
   engine->model_ = std::make_unique<litert::Model>(std::move(model));
@@ -60,7 +59,13 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   cpu.weight_cache_path = engine->weight_cache_->path();
   cpu.weight_cache_fd = engine->weight_cache_->fd();
   TANDEM_RETURN_IF_ERROR(engine->create_target(options, cpu));
-  engine->weight_cache_->commit();
+  if (engine->weight_cache_->commit()) {
+    // Again, from the file: mapped pages can be dropped and read back, the memory that the weights were built in
+    // cannot.
+    engine->target_.reset();
+    cpu.weight_cache_path = engine->weight_cache_->path();
+    TANDEM_RETURN_IF_ERROR(engine->create_target(options, cpu));
+  }
   TANDEM_RETURN_IF_ERROR(engine->create_drafter(options, cpu, cache_name));
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;

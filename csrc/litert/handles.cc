@@ -1,5 +1,7 @@
 #include "litert/handles.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -134,7 +136,11 @@ Result<CompiledModel> CompiledModel::create(const Environment& environment, cons
     TANDEM_ASSIGN_OR_RETURN(const std::string path, toml_string(options.weight_cache_path));
     cpu += "weight_cache_file_path = " + path + "\n";
   } else if (options.weight_cache_fd >= 0) {
-    cpu += "weight_cache_file_descriptor = " + std::to_string(options.weight_cache_fd) + "\n";
+    // The library closes the descriptor that it is given: it gets one of its own.
+    const int own = dup(options.weight_cache_fd);
+    if (own < 0)
+      return Status(Code::kIo, "no file descriptor is left for packed weights; close files or raise ulimit -n");
+    cpu += "weight_cache_file_descriptor = " + std::to_string(own) + "\n";
   }
   TANDEM_RETURN_IF_ERROR(add_toml(api, raw, "xnnpack", cpu));
 

@@ -3,8 +3,9 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +23,7 @@ namespace tandem::litert {
 namespace {
 
 constexpr uint64_t kPage = 4096;
+constexpr uint64_t kSlack = 16 << 20;    // what padding may add to small models
 constexpr uint64_t kSampledPages = 256;  // evenly spaced, first and last included: 1 MiB of reading at most
 
 // "size mtime-ns sha256-of-sampled-pages", or empty when the file cannot be read.
@@ -67,9 +69,29 @@ bool write_small(const std::string& path, const std::string& text) {
   return close(fd) == 0 && written;
 }
 
-bool has_room(const std::string& folder, uint64_t bytes) {
-  struct statvfs info {};
-  return statvfs(folder.c_str(), &info) == 0 && static_cast<uint64_t>(info.f_bavail) * info.f_frsize > bytes;
+// Whether this process may write files of this size; the limit holds for memory files too.
+bool may_write(uint64_t bytes) {
+  struct rlimit limit {};
+  return getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= bytes;
+}
+
+// Copies all of `from` to a new file; false, and no file, when anything fails.
+bool copy_to(int from, const std::string& path) {
+  struct stat info {};
+  if (fstat(from, &info) != 0) return false;
+  unlink(path.c_str());
+  const int to = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (to < 0) return false;
+  // Asks for the space first, where the file system can: a full disk is then found before gigabytes are written.
+  bool good = fallocate(to, 0, 0, info.st_size) == 0 || errno == EOPNOTSUPP;
+  off_t at = 0;
+  while (good && at < info.st_size) {
+    const ssize_t sent = sendfile(to, from, &at, static_cast<std::size_t>(info.st_size - at));
+    good = sent > 0 || (sent < 0 && errno == EINTR);
+  }
+  good = close(to) == 0 && good;
+  if (!good) unlink(path.c_str());
+  return good;
 }
 
 }  // namespace
@@ -81,55 +103,59 @@ Result<WeightCache> WeightCache::prepare(const std::string& folder, const std::s
     std::filesystem::create_directories(folder, ignored);
     cache.final_path_ = folder + "/" + name + ".xnnpack";
     cache.lock_fd_ = open((cache.final_path_ + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (cache.lock_fd_ >= 0 && flock(cache.lock_fd_, LOCK_EX) == 0) {
-      const std::string stamp = stamp_of(cache.final_path_);
-      if (!stamp.empty() && stamp == read_small(cache.final_path_ + ".stamp")) {
-        cache.compile_path_ = cache.final_path_;
-        cache.warm_ = true;
-        close(std::exchange(cache.lock_fd_, -1));
-        return cache;
-      }
-      if (has_room(folder, expected_bytes)) {
-        cache.compile_path_ = cache.final_path_ + "." + std::to_string(getpid()) + ".tmp";
-        unlink(cache.compile_path_.c_str());
-        return cache;
-      }
+    if (cache.lock_fd_ < 0 || flock(cache.lock_fd_, LOCK_EX) != 0) {
+      cache.final_path_.clear();
+    } else if (const std::string stamp = stamp_of(cache.final_path_);
+               !stamp.empty() && stamp == read_small(cache.final_path_ + ".stamp")) {
+      cache.path_ = cache.final_path_;
+      cache.warm_ = true;
+      cache.unlock();
+      return cache;
     }
   }
-  cache.release();
+  const uint64_t needed = expected_bytes + kSlack;
+  if (!may_write(needed)) {
+    return Status(Code::kIo, "packing the weights writes a file of up to " + std::to_string((needed >> 20) + 1) +
+                                 " MiB, more than this process may write; raise the file size limit (ulimit -f)");
+  }
   cache.memory_fd_ = memfd_create("tandem-weights", MFD_CLOEXEC);
   if (cache.memory_fd_ < 0) {
     return Status(Code::kOutOfMemory, std::string("cannot create memory for packed weights: ") + std::strerror(errno) +
-                                          "; set TANDEM_CACHE_DIR to a writable folder");
+                                          "; close other programs");
   }
   return cache;
 }
 
-void WeightCache::commit() {
-  if (memory_fd_ >= 0 || warm_) return;
-  if (std::rename(compile_path_.c_str(), final_path_.c_str()) == 0) {
-    compile_path_.clear();
+bool WeightCache::commit() {
+  if (memory_fd_ < 0 || final_path_.empty()) return false;
+  const std::string temporary = final_path_ + "." + std::to_string(getpid()) + ".tmp";
+  const bool placed = copy_to(memory_fd_, temporary) && std::rename(temporary.c_str(), final_path_.c_str()) == 0;
+  if (placed) {
+    // Without a stamp the next start builds again, nothing worse.
     write_small(final_path_ + ".stamp", stamp_of(final_path_));
+    path_ = final_path_;
+    close(std::exchange(memory_fd_, -1));
+  } else {
+    unlink(temporary.c_str());
   }
-  release();
+  unlock();
+  return placed;
 }
 
-void WeightCache::release() {
-  if (!warm_ && !compile_path_.empty()) unlink(compile_path_.c_str());
-  compile_path_.clear();
+void WeightCache::unlock() {
   if (lock_fd_ >= 0) close(std::exchange(lock_fd_, -1));
 }
 
 WeightCache::WeightCache(WeightCache&& other) noexcept
     : final_path_(std::move(other.final_path_)),
-      compile_path_(std::exchange(other.compile_path_, {})),
+      path_(std::move(other.path_)),
       lock_fd_(std::exchange(other.lock_fd_, -1)),
       memory_fd_(std::exchange(other.memory_fd_, -1)),
       warm_(other.warm_) {}
 
 WeightCache& WeightCache::operator=(WeightCache&& other) noexcept {
   std::swap(final_path_, other.final_path_);
-  std::swap(compile_path_, other.compile_path_);
+  std::swap(path_, other.path_);
   std::swap(lock_fd_, other.lock_fd_);
   std::swap(memory_fd_, other.memory_fd_);
   std::swap(warm_, other.warm_);
@@ -137,7 +163,7 @@ WeightCache& WeightCache::operator=(WeightCache&& other) noexcept {
 }
 
 WeightCache::~WeightCache() {
-  release();
+  unlock();
   if (memory_fd_ >= 0) close(memory_fd_);
 }
 

@@ -1,7 +1,8 @@
 // XNNPACK's packed weights on disk. Signatures that share a weight are packed once only with this cache, so it is
-// always on: a file in the cache folder, or memory (memfd) when nothing can be written there. The library writes the
-// final path directly and does not check the payload, so the file is built beside it under a lock, renamed into place,
-// and stamped with its size, modification time and a sampled checksum that are checked before use. Depends on base.
+// always on. XNNPACK aborts the process when a write to its cache fails (a full disk) and does not check the payload
+// that it reads. So packed weights are built in memory (memfd), copied to the cache folder by writes that may fail,
+// renamed into place under a lock, and stamped with their size, modification time and a sampled checksum that are
+// checked before use. Depends on base.
 #pragma once
 
 #include <cstdint>
@@ -14,27 +15,30 @@ namespace tandem::litert {
 
 class WeightCache {
  public:
-  // `name` identifies bundle, CPU and library. `expected_bytes` is what the packed weights will take: a folder without
-  // that much room (or an empty `folder`) means memory. Never fails for reasons of the folder.
+  // `name` identifies bundle, CPU and library; an empty `folder` means memory only. `expected_bytes` is what the packed
+  // weights take at most. Never fails for reasons of the folder; kIo when the process's file size limit, which holds
+  // for memory files too, is lower than that.
   static Result<WeightCache> prepare(const std::string& folder, const std::string& name, uint64_t expected_bytes);
 
   WeightCache(WeightCache&&) noexcept;
   WeightCache& operator=(WeightCache&&) noexcept;
-  ~WeightCache();  // removes what was not committed, releases the lock
+  ~WeightCache();
 
-  const std::string& path() const { return compile_path_; }  // for the compile; empty: use fd()
+  // For the compile: the path of sound packed weights, or else the descriptor of an empty file to build them in.
+  const std::string& path() const { return path_; }
   int fd() const { return memory_fd_; }
   bool warm() const { return warm_; }  // packed weights were found and are sound
 
-  // After a successful compile: moves a newly built file into place and stamps it. A failure costs only the next start.
-  void commit();
+  // After a successful compile: copies newly built weights into the folder. True when they lie there now, under path():
+  // compiling again from it lets go of the memory. A failure (a full disk) costs only the next start.
+  bool commit();
 
  private:
   WeightCache() = default;
-  void release();
+  void unlock();
 
-  std::string final_path_;
-  std::string compile_path_;
+  std::string final_path_;  // empty: memory only
+  std::string path_;
   int lock_fd_ = -1;
   int memory_fd_ = -1;
   bool warm_ = false;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,69 @@ def test_memory_when_nothing_can_be_written(warm: tuple[Path, Path, np.ndarray])
         got, started_warm = logits(bundle, place)
         assert not started_warm
         np.testing.assert_array_equal(got, expected)
+
+
+FULL_DISK = """
+import resource, sys
+from tandem_lm import _native, library
+limit, bundle, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    engine = _native.Engine(bundle, str(library.litert_library()), 1, 0, folder)
+    print(engine.session().logits([5, 6, 7]).shape)
+except _native.NativeError as error:
+    print(error.args)
+"""
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_file_size_limit_is_an_error_and_no_signal(tiny_gemma3_int8: Path, tmp_path: Path, in_folder: bool) -> None:
+    """XNNPACK aborts when it cannot write its cache: it must never get that far."""
+    command = [sys.executable, "-c", FULL_DISK, "50000", str(tiny_gemma3_int8), str(tmp_path) if in_folder else ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "ulimit -f" in done.stdout
+    assert not list(tmp_path.glob("*.xnnpack")) and not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+@pytest.mark.parametrize("kilobytes", [16, 100, 200, 400, 4000])
+def test_disk_that_is_full(warm: tuple[Path, Path, np.ndarray], tmp_path: Path, kilobytes: int) -> None:
+    bundle, folder, expected = warm
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(small)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        got, _ = logits(bundle, str(small))
+        np.testing.assert_array_equal(got, expected)
+        fits = packed(folder).stat().st_size < (kilobytes - 50) * 1024
+        assert bool(list(small.glob("*.xnnpack"))) == fits
+        assert not list(small.glob("*.tmp"))
+        assert logits(bundle, str(small))[1] == fits
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def test_file_descriptors_stay_level(tiny_gemma4_int8: Path, tmp_path: Path) -> None:
+    """The library closes the descriptor it is given; a second close could hit somebody else's file."""
+    logits(tiny_gemma4_int8, str(tmp_path / "first"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for i in range(4):
+        logits(tiny_gemma4_int8, str(tmp_path / str(i)))
+        logits(tiny_gemma4_int8, "")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_other_graphs_leave_the_cache_alone(warm: tuple[Path, Path, np.ndarray]) -> None:
+    bundle, folder, _ = warm
+    before = packed(folder).read_bytes()
+    for graph in ("portable", "fast"):
+        engine = _native.Engine(str(bundle), str(library.litert_library()), 1, 0, str(folder), "f32", graph)
+        assert engine.info()["warm_start"]
+        engine.session().logits(IDS)
+    assert packed(folder).read_bytes() == before
 
 
 def test_processes_that_start_together(tiny_gemma3_int8: Path, tmp_path: Path) -> None:

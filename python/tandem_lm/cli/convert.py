@@ -6,7 +6,11 @@ The output appears only when it is complete: a conversion that fails or is inter
 from __future__ import annotations
 
 import argparse
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from ..conversion import convert_with_bar
 from .output import note, size
@@ -31,14 +35,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drafter", metavar="SRC", type=Path, help="the model's MTP assistant, to go into the bundle")
 
 
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends the conversion as Ctrl-C does, so that the file in the making is removed."""
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def execute(args: argparse.Namespace) -> int:
-    convert_with_bar(
-        args.source,
-        args.output,
-        quant=args.quant,
-        context=args.context,
-        report=args.report,
-        drafter=args.drafter,
-    )
+    with _terminated_like_interrupted():
+        convert_with_bar(
+            args.source,
+            args.output,
+            quant=args.quant,
+            context=args.context,
+            report=args.report,
+            drafter=args.drafter,
+        )
     note(f"{args.output}: {size(args.output.stat().st_size)}")
     return 0

@@ -6,22 +6,31 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ..library import engine_cache_dir
-
 _PATIENCE = 1.0  # seconds before a bar appears: later loads take less
 _INTERVAL = 0.2
+_MEMORY_FILE = "memfd:tandem-weights"  # csrc/litert/weight_cache.cc builds them there
+
+
+def _packed_bytes() -> int:
+    """Bytes of packed weights that this process has built so far."""
+    size = 0
+    with suppress(OSError):
+        for entry in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                if _MEMORY_FILE in str(entry.readlink()):
+                    size = max(size, entry.stat().st_size)
+    return size
 
 
 @contextmanager
 def packing_bar(bundle: Path) -> Iterator[None]:
-    """A bar on the terminal while this process packs weights into the cache folder; nothing elsewhere."""
-    folder = engine_cache_dir(None)
-    if not folder or not sys.stderr.isatty() or not bundle.is_file():
+    """A bar on the terminal while this process packs weights; nothing elsewhere."""
+    if not sys.stderr.isatty() or not bundle.is_file():
         yield
         return
     ended = threading.Event()
@@ -33,8 +42,7 @@ def packing_bar(bundle: Path) -> Iterator[None]:
         # The packed weights are about as large as the bundle; the library tells no progress of its own.
         bar = tqdm(total=bundle.stat().st_size, unit="B", unit_scale=True, desc="preparing weights", file=terminal)
         while not ended.wait(_INTERVAL):
-            sizes = [path.stat().st_size for path in Path(folder).glob(f"*.{os.getpid()}.tmp")]
-            bar.n = min(max([*sizes, bar.n]), bar.total)
+            bar.n = min(max(_packed_bytes(), bar.n), bar.total)
             bar.refresh()
         bar.close()
 
