@@ -34,6 +34,7 @@ void init_engine(py::module_& module) {
              info["memory"] = plan_dict(engine.memory_plan());
              return info;
            })
+      .def("stats", [](const Engine& engine) { return stats_dict(engine.stats()); })
       .def("session", [](Engine& engine) {
         const py::gil_scoped_release nogil;
         return take(engine.new_session());

@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "engine/memory_plan.h"
+#include "engine/stats.h"
 
 namespace tandem::bindings {
 
@@ -28,5 +29,7 @@ void init_memory(pybind11::module_& module);
 
 // Bytes by part.
 pybind11::dict plan_dict(const MemoryPlan& plan);
+// Counters by name.
+pybind11::dict stats_dict(const Stats& stats);
 
 }  // namespace tandem::bindings

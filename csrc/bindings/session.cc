@@ -10,8 +10,20 @@ namespace py = pybind11;
 namespace tandem::bindings {
 namespace {
 
-py::dict stats_dict(const Session& session) {
-  const Stats& stats = session.stats();
+py::array_t<float> logits(Session& session, const std::vector<int32_t>& ids) {
+  py::array_t<float> out(
+      {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(session.engine().target().vocab_size())});
+  float* data = out.mutable_data();
+  {
+    const py::gil_scoped_release nogil;
+    check(session.logits(ids, data));
+  }
+  return out;
+}
+
+}  // namespace
+
+py::dict stats_dict(const Stats& stats) {
   py::dict out;
   out["prefill_tokens"] = stats.prefill_tokens;
   out["prefill_seconds"] = stats.prefill_seconds;
@@ -28,19 +40,6 @@ py::dict stats_dict(const Session& session) {
   out["verify_seconds"] = stats.verify_seconds;
   return out;
 }
-
-py::array_t<float> logits(Session& session, const std::vector<int32_t>& ids) {
-  py::array_t<float> out(
-      {static_cast<py::ssize_t>(ids.size()), static_cast<py::ssize_t>(session.engine().target().vocab_size())});
-  float* data = out.mutable_data();
-  {
-    const py::gil_scoped_release nogil;
-    check(session.logits(ids, data));
-  }
-  return out;
-}
-
-}  // namespace
 
 void init_session(py::module_& module) {
   py::class_<SamplingParams>(module, "SamplingParams")
@@ -59,7 +58,8 @@ void init_session(py::module_& module) {
       .def_readwrite("stop_strings", &SamplingParams::stop_strings)
       .def_readwrite("suppress_ids", &SamplingParams::suppress_ids)
       .def_readwrite("drafter", &SamplingParams::drafter)
-      .def_readwrite("draft_tokens", &SamplingParams::draft_tokens);
+      .def_readwrite("draft_tokens", &SamplingParams::draft_tokens)
+      .def_readwrite("simulate_acceptance", &SamplingParams::simulate_acceptance);
 
   py::class_<Token>(module, "Token")
       .def_readonly("id", &Token::id)
@@ -88,7 +88,8 @@ void init_session(py::module_& module) {
           },
           py::arg("count"), py::call_guard<py::gil_scoped_release>())
       .def("cancel", &Session::cancel)
-      .def("stats", &stats_dict);
+      .def_property_readonly("cache_bytes", &Session::cache_bytes)
+      .def("stats", [](const Session& session) { return stats_dict(session.stats()); });
 
   py::class_<Generation>(module, "Generation")
       .def(

@@ -112,6 +112,9 @@ Status validate(const SamplingParams& params, int64_t vocab_size) {
   if (params.drafter != "auto" && params.drafter != "on" && params.drafter != "off") {
     return bad_field("drafter", "'auto', 'on' or 'off'");
   }
+  for (const float chance : params.simulate_acceptance) {
+    if (!(chance >= 0.0f && chance <= 1.0f)) return bad_field("simulate_acceptance", "chances between 0 and 1");
+  }
   if (params.draft_tokens < 0 || params.draft_tokens > kMaxDraftTokens) {
     return bad_field("draft_tokens", "between 0 (as many as pay) and " + std::to_string(kMaxDraftTokens));
   }

@@ -31,6 +31,9 @@ struct SamplingParams {
   std::vector<int32_t> suppress_ids;  // never generated, also when greedy
   std::string drafter = "auto";       // "auto": where it pays; "on": always; "off"
   int draft_tokens = 0;               // per round; 0: as many as pay
+  // For benchmarks, where no trained drafter exists: the chance that draft 1, 2, ... is accepted when all before it
+  // were, 0 beyond the list. Empty: drafts are judged by the model. The text is not the model's then.
+  std::vector<float> simulate_acceptance;
 };
 
 // kInvalidRequest with the name of the field and the accepted range, or ok.

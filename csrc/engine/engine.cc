@@ -129,6 +129,16 @@ Status Engine::create_drafter(const EngineOptions& options, const litert::CpuOpt
   return {};
 }
 
+Stats Engine::stats() const {
+  const std::lock_guard lock(stats_mutex_);
+  return stats_;
+}
+
+void Engine::add_stats(const Stats& after, const Stats& before) {
+  const std::lock_guard lock(stats_mutex_);
+  add_difference(stats_, after, before);
+}
+
 Result<std::unique_ptr<Session>> Engine::new_session() {
   TANDEM_ASSIGN_OR_RETURN(auto cache, target_->new_cache());
   return std::make_unique<Session>(shared_from_this(), std::move(cache));

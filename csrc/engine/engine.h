@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "base/status.h"
 #include "bundle/reader.h"
 #include "decode/depth_controller.h"
 #include "engine/memory_plan.h"
+#include "engine/stats.h"
 #include "litert/handles.h"
 #include "litert/weight_cache.h"
 #include "model/drafter.h"
@@ -49,6 +51,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
   bool fast() const { return fast_; }  // runs the fast graphs
   const std::string& kv_dtype() const { return kv_dtype_; }
   bool warm_start() const { return warm_start_; }  // packed weights came from the cache folder
+  Stats stats() const;                             // of all sessions, those that are gone included
+  // Adds what a session counted between two readings.
+  void add_stats(const Stats& after, const Stats& before);
 
  private:
   Status create_target(const EngineOptions& options, const litert::CpuOptions& cpu);
@@ -67,6 +72,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::unique_ptr<litert::WeightCache> drafter_cache_;
   std::unique_ptr<Drafter> drafter_;
   DepthController depth_controller_;
+  mutable std::mutex stats_mutex_;
+  Stats stats_;
   std::string drafting_;
   int num_threads_ = 1;
   int64_t max_context_ = 0;

@@ -33,6 +33,11 @@ Status Session::check(std::span<const int32_t> ids) const {
   return {};
 }
 
+void Session::publish() {
+  engine_->add_stats(stats_, published_);
+  published_ = stats_;
+}
+
 Status Session::catch_up(int64_t until) {
   if (cached_ >= until) return {};
   const std::span<const int32_t> todo(tokens_.data() + cached_, static_cast<std::size_t>(until - cached_));
@@ -57,6 +62,7 @@ Status Session::prefill(std::span<const int32_t> ids) {
   }
   stats_.prefill_tokens += position() - before;
   stats_.prefill_seconds += seconds_since(start);
+  publish();
   return status;
 }
 
@@ -73,6 +79,7 @@ Status Session::logits(std::span<const int32_t> ids, float* out) {
   cached_ += done;
   stats_.prefill_tokens += done;
   stats_.prefill_seconds += seconds_since(start);
+  publish();
   return status;
 }
 
@@ -135,7 +142,8 @@ Generation::Generation(Session& session, const SamplingParams& params)
       sampler_(params, session.engine().target().vocab_size()),
       decoder_(session.engine().tokenizer()),
       stop_(params.stop_ids, params.stop_strings),
-      round_(static_cast<std::size_t>(session.engine().target().vocab_size())) {}
+      round_(static_cast<std::size_t>(session.engine().target().vocab_size())),
+      simulation_(params.seed) {}
 
 Result<std::unique_ptr<Generation>> Generation::create(Session& session, const SamplingParams& params) {
   TANDEM_RETURN_IF_ERROR(validate(params, session.engine().target().vocab_size()));
@@ -146,6 +154,11 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, const S
     return Status(Code::kInvalidRequest,
                   "drafter='on' needs an engine with the fast graphs that was not opened with drafter='off'");
   }
+  if (!params.simulate_acceptance.empty() && session.engine().drafter() == nullptr) {
+    return Status(
+        Code::kInvalidRequest,
+        "simulate_acceptance measures a drafter: it needs a bundle with one, open with drafter 'auto' or 'on'");
+  }
   session.cancelled_ = false;
   session.stats_.time_to_first_token = 0;
   std::unique_ptr<Generation> generation(new Generation(session, params));
@@ -153,7 +166,10 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, const S
   return generation;
 }
 
-Generation::~Generation() { end_round(); }
+Generation::~Generation() {
+  end_round();
+  session_.publish();
+}
 
 Status Generation::draft() {
   drafts_.clear();
@@ -171,6 +187,7 @@ Status Generation::draft() {
   const auto start = Clock::now();
   session_.ngrams_.update(session_.tokens_);
   NgramDrafter::Draft lookup = session_.ngrams_.draft(most);
+  if (!params_.simulate_acceptance.empty()) lookup = {};  // what is simulated is the drafter
   const auto matched = static_cast<int>(lookup.ids.size());
   const bool long_match = lookup.matched >= kLongMatch;
   const bool model = session_.can_draft();
@@ -225,6 +242,16 @@ Status Generation::begin_round() {
   return {};
 }
 
+int32_t Generation::simulated(int32_t id) {
+  const int judged = round_.judged();
+  if (judged >= round_.drafted()) return id;
+  const auto at = static_cast<std::size_t>(judged);
+  const double chance = at < params_.simulate_acceptance.size() ? params_.simulate_acceptance[at] : 0.0;
+  const int32_t draft = drafts_[at];
+  if (std::uniform_real_distribution<double>()(simulation_) < chance) return draft;
+  return id != draft ? id : (id + 1) % static_cast<int32_t>(session_.engine().target().vocab_size());
+}
+
 void Generation::end_round() {
   round_.drop();
   if (!measuring_) return;
@@ -254,7 +281,8 @@ Result<std::optional<Token>> Generation::next() {
     }
   }
   const auto sampling = Clock::now();
-  TANDEM_ASSIGN_OR_RETURN(const Sampler::Choice choice, sampler_.sample(round_.row()));
+  TANDEM_ASSIGN_OR_RETURN(Sampler::Choice choice, sampler_.sample(round_.row()));
+  if (!params_.simulate_acceptance.empty()) choice.id = simulated(choice.id);
   sampler_.accept(choice.id);
   session_.stats_.sample_seconds += seconds_since(sampling);
 

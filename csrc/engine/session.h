@@ -5,6 +5,7 @@
 #include <atomic>
 #include <memory>
 #include <optional>
+#include <random>
 #include <span>
 #include <string>
 #include <vector>
@@ -16,28 +17,10 @@
 #include "decode/speculate.h"
 #include "decode/stop.h"
 #include "engine/engine.h"
+#include "engine/stats.h"
 #include "tokenizer/stream_decoder.h"
 
 namespace tandem {
-
-// Counters of one session since it was made. Seconds are wall clock.
-struct Stats {
-  int64_t prefill_tokens = 0;
-  double prefill_seconds = 0;
-  int64_t decode_tokens = 0;
-  double decode_seconds = 0;  // model and sampling, from a token's request to its return
-  double sample_seconds = 0;
-  double time_to_first_token = 0;  // of the newest generation: from its start
-
-  // Speculative decoding.
-  int64_t verify_steps = 0;  // rounds: steps of the target that had drafts to check
-  int64_t drafted = 0;
-  int64_t accepted = 0;
-  std::vector<int64_t> accepted_by_position;  // of first drafts, second drafts, ...
-  std::vector<int64_t> depths;                // rounds with 0, 1, 2, ... drafts
-  double draft_seconds = 0;
-  double verify_seconds = 0;  // of the steps that had drafts
-};
 
 class Session {
  public:
@@ -64,7 +47,9 @@ class Session {
   // Stops the running or the next call at its next step; safe from any thread.
   void cancel() { cancelled_ = true; }
 
-  const Stats& stats() const { return stats_; }
+  const Stats& stats() const { return stats_; }  // since the session was made
+  // Bytes that the sequence's keys and values may take; a drafter adds none.
+  uint64_t cache_bytes() const { return cache_->bytes(); }
   Engine& engine() const { return *engine_; }
 
  private:
@@ -73,6 +58,8 @@ class Session {
   Status check(std::span<const int32_t> ids) const;
   // Whether the drafter can go on from the last token.
   bool can_draft() const;
+  // Adds what was counted since the last call to the engine's statistics.
+  void publish();
   // Brings the cache up to `until` tokens.
   Status catch_up(int64_t until);
   // Runs the last token (again, if it was already in the cache) and `drafts` behind it; their logits go to `round`.
@@ -85,7 +72,7 @@ class Session {
   std::atomic<bool> cancelled_ = false;
   int64_t changes_ = 0;  // counts what ends a round: prefills, rewinds, ...
   NgramDrafter ngrams_;  // covers tokens_, or less
-  Stats stats_;
+  Stats stats_, published_;
 };
 
 enum class FinishReason { kNone, kStop, kLength, kContext, kCancelled };
@@ -118,6 +105,8 @@ class Generation {
   // Chooses how many tokens to draft, and drafts them.
   Status draft();
   void end_round();
+  // For benchmarks: the draft in question with the chance that was asked for, else another token.
+  int32_t simulated(int32_t id);
 
   Session& session_;
   SamplingParams params_;
@@ -131,6 +120,7 @@ class Generation {
   int64_t changes_ = 0;  // of the session, when round_ was made
   int64_t produced_ = 0;
   FinishReason finish_ = FinishReason::kNone;
+  std::mt19937_64 simulation_;
 };
 
 }  // namespace tandem

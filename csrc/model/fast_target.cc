@@ -28,7 +28,8 @@ constexpr std::size_t kBufferTail = 256;  // XNNPACK may read past the end of a 
 
 class FastCache : public TargetCache {
  public:
-  explicit FastCache(std::unique_ptr<SequenceCache> kv) : kv_(std::move(kv)) {}
+  FastCache(std::unique_ptr<SequenceCache> kv, uint64_t bytes) : kv_(std::move(kv)), bytes_(bytes) {}
+  uint64_t bytes() const override { return bytes_; }
   int64_t rewind(int64_t position) override {
     hidden_rows_ = std::min(hidden_rows_, std::max<int64_t>(0, position - hidden_start_));
     if (kv_->holds(position)) return position;
@@ -53,6 +54,7 @@ class FastCache : public TargetCache {
 
  private:
   std::unique_ptr<SequenceCache> kv_;
+  uint64_t bytes_;
   std::vector<float> hidden_;
   int64_t hidden_size_ = 0, hidden_start_ = 0, hidden_rows_ = 0;
 };
@@ -163,7 +165,8 @@ Status FastTarget::bind(std::vector<Stage>& stages, const Mapping& input, const 
 
 Result<std::unique_ptr<TargetCache>> FastTarget::new_cache() {
   TANDEM_ASSIGN_OR_RETURN(auto kv, SequenceCache::create(layers_, max_context_, max_rows(), kv_type_));
-  return std::unique_ptr<TargetCache>(std::make_unique<FastCache>(std::move(kv)));
+  const uint64_t bytes = SequenceCache::reserved_bytes(layers_, max_context_, max_rows(), kv_type_);
+  return std::unique_ptr<TargetCache>(std::make_unique<FastCache>(std::move(kv), bytes));
 }
 
 int64_t FastTarget::max_rows() const { return std::max(body_.back().rows, fill_.back().rows); }

@@ -23,8 +23,8 @@ litert::RtTensorBuffer PortableCache::find(const std::string& name) const {
   return found == names_.end() ? nullptr : tensors_[static_cast<std::size_t>(found - names_.begin())].buffer();
 }
 
-std::size_t PortableCache::reserved_bytes() const {
-  std::size_t total = 0;
+uint64_t PortableCache::bytes() const {
+  uint64_t total = 0;
   for (const auto& tensor : tensors_) total += tensor.bytes();
   return total;
 }

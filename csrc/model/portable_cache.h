@@ -17,10 +17,10 @@ class PortableCache : public TargetCache {
                                                        const litert::Signature& signature);
 
   int64_t rewind(int64_t position) override { return position; }
+  uint64_t bytes() const override;
 
   // The buffer for the tensor of this name; nullptr when there is none.
   litert::RtTensorBuffer find(const std::string& name) const;
-  std::size_t reserved_bytes() const;
 
  private:
   std::vector<std::string> names_;

@@ -18,6 +18,8 @@ class TargetCache {
   // Forgets positions from `position` on; returns how many tokens are still usable: `position`, or 0 when a ring has
   // already overwritten what the layers would need to go on from there.
   virtual int64_t rewind(int64_t position) = 0;
+  // Bytes reserved for keys and values; those of tokens that were never there take no memory.
+  virtual uint64_t bytes() const = 0;
 };
 
 class Target {

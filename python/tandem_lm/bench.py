@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,17 +85,21 @@ def run_tests(
     repetitions: int = 5,
     warm_up: bool = True,
     progress: Progress | None = None,
+    decoding: SamplingParams | None = None,
 ) -> Iterator[Result]:
-    """Measures the tests in turn and yields each result when it is there."""
+    """Measures the tests in turn and yields each result when it is there. `decoding` says how tokens are drafted
+    (draft_tokens, simulate_acceptance)."""
     _checks.integer("repetitions", repetitions, 1)
     for test in tests:
-        yield _Runner(engine, test).measure(repetitions, warm_up, progress or (lambda _name, _done: None))
+        yield _Runner(engine, test, decoding or SamplingParams()).measure(
+            repetitions, warm_up, progress or (lambda _name, _done: None)
+        )
 
 
 class _Runner:
-    def __init__(self, engine: Engine, test: BenchTest) -> None:
+    def __init__(self, engine: Engine, test: BenchTest, decoding: SamplingParams) -> None:
         info = engine.info
-        self._engine, self._test = engine, test
+        self._engine, self._test, self._decoding = engine, test, decoding
         random = np.random.default_rng(1).integers(0, info.vocab_size, test.n_depth + test.n_prompt + 1).tolist()
         random[0] = info.bos_id
         # Decoding continues a token that is not in the cache yet; reading a prompt starts behind the depth.
@@ -107,7 +111,7 @@ class _Runner:
         name, done = self._test.name, 0
         progress(name, done)
         seconds: list[float] = []
-        stats: list[Stats] = []
+        stats = Stats()
         session: Session | None = None
         for repetition in range(-1 if warm_up else 0, repetitions):
             if session is None or not self._test.n_depth:
@@ -121,12 +125,12 @@ class _Runner:
             if repetition < 0:
                 continue
             seconds.append(taken)
-            stats.append(_difference(session.stats(), earlier))
+            stats += session.stats().since(earlier)
             done += 1
             progress(name, done)
         if session is not None:
             session.close()
-        return Result(self._test, tuple(seconds), peak_rss_bytes(), _total(stats))
+        return Result(self._test, tuple(seconds), peak_rss_bytes(), stats)
 
     def _append(self, session: Session, ids: list[int]) -> None:
         if ids:
@@ -150,28 +154,8 @@ class _Runner:
         return time.perf_counter() - start
 
     def _generate(self, session: Session, count: int) -> None:
-        made = sum(1 for _ in session.generate(SamplingParams(max_tokens=count, stop_ids=())))
+        made = sum(1 for _ in session.generate(replace(self._decoding, max_tokens=count, stop_ids=())))
         if made != count:
             raise InvalidRequestError(
                 f"{self._test.name}: the context ended after {made} of {count} tokens; use a smaller depth"
             )
-
-
-def _difference(after: Stats, before: Stats) -> Stats:
-    return Stats(
-        decode_tokens=after.decode_tokens - before.decode_tokens,
-        decode_seconds=after.decode_seconds - before.decode_seconds,
-        drafted=after.drafted - before.drafted,
-        accepted=after.accepted - before.accepted,
-        verify_steps=after.verify_steps - before.verify_steps,
-    )
-
-
-def _total(stats: Sequence[Stats]) -> Stats:
-    return Stats(
-        decode_tokens=sum(s.decode_tokens for s in stats),
-        decode_seconds=sum(s.decode_seconds for s in stats),
-        drafted=sum(s.drafted for s in stats),
-        accepted=sum(s.accepted for s in stats),
-        verify_steps=sum(s.verify_steps for s in stats),
-    )

@@ -113,6 +113,13 @@ class Engine:
             _not_yet("thinking", "use thinking=False")
         return Conversation(self, system=system)
 
+    def stats(self) -> Stats:
+        """What all sessions of the engine have done together, those that are closed included."""
+        if self._native is None:
+            raise InvalidRequestError("the engine is closed; open a new one with Engine(path)")
+        with translated():
+            return Stats.from_native(self._native.stats())
+
     def restore(self, path: PathLike) -> Session:
         _not_yet(f"restoring a session ({path})", "prefill its tokens again")
 
@@ -198,6 +205,12 @@ class Session:
     def stats(self) -> Stats:
         with translated():
             return Stats.from_native(self._open().stats())
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes reserved for the keys and values of a full context; they are taken as the sequence grows. A drafter
+        works on the same memory and adds none."""
+        return int(self._open().cache_bytes)
 
     def clone(self) -> Session:
         _not_yet("cloning a session", "open another session and prefill the same tokens (session.tokens)")
@@ -336,6 +349,7 @@ def _native_params(params: SamplingParams, info: EngineInfo) -> Any:
     native.max_tokens = params.max_tokens
     native.drafter = params.drafter
     native.draft_tokens = params.draft_tokens or 0
+    native.simulate_acceptance = list(params.simulate_acceptance)
     native.logprobs = params.logprobs
     native.stop_ids = _checks.token_ids("stop_ids", stop, info.vocab_size)
     native.stop_strings = list(params.stop_strings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from . import _checks
@@ -91,6 +92,9 @@ class SamplingParams:
     suppress_ids: tuple[int, ...] = ()  # in addition to the model's own
     drafter: str = "auto"  # "auto": as the engine was opened; "on": draft always; "off"
     draft_tokens: int | None = None  # drafted per round; None: as many as pay
+    # For benchmarks with an untrained drafter: the chance that draft 1, 2, ... is accepted when all before it were (0
+    # beyond the list), whatever the model says. Costs are real then, the text is not the model's.
+    simulate_acceptance: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         _checks.real("temperature", self.temperature, 0.0, _INFINITY)
@@ -106,6 +110,11 @@ class SamplingParams:
         _checks.choice("drafter", self.drafter, ("auto", "on", "off"))
         if self.draft_tokens is not None:
             _checks.integer("draft_tokens", self.draft_tokens, 1, 15)
+        object.__setattr__(
+            self,
+            "simulate_acceptance",
+            tuple(_checks.real("simulate_acceptance", chance, 0.0, 1.0) for chance in self.simulate_acceptance),
+        )
         self._freeze("stop_strings", str)
         if any(not s for s in self.stop_strings):
             raise InvalidRequestError("stop_strings must not contain an empty string: it would match everywhere")
@@ -136,7 +145,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Stats:
-    """What a session has done since it was opened."""
+    """What a session has done since it was opened, or all sessions of an engine together."""
 
     prefill_tokens: int = 0
     prefill_seconds: float = 0.0
@@ -158,6 +167,23 @@ class Stats:
             if name in values:
                 values[name] = tuple(values[name])
         return cls(**values)
+
+    def since(self, earlier: Stats) -> Stats:
+        """What was counted after `earlier`, a reading of the same session."""
+        return self._combined(earlier, -1)
+
+    def __add__(self, other: Stats) -> Stats:
+        return self._combined(other, 1)
+
+    def _combined(self, other: Stats, sign: int) -> Stats:
+        values: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, tuple):
+                values[name] = tuple(a + sign * b for a, b in zip_longest(mine, theirs, fillvalue=0))
+            else:
+                values[name] = mine + sign * theirs
+        return Stats(**values)
 
     @property
     def prefill_tokens_per_second(self) -> float:

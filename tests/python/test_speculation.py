@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -188,31 +189,102 @@ def test_drafts_equal_the_reference(folder: Path, bundles: dict[str, Path], thre
     assert right == total
 
 
-def test_sampled_text_has_the_same_distribution(bundles: dict[str, Path]) -> None:
-    """Chi-square of the second and third token over many seeds, drafts on against the exact probabilities."""
-    engine = tl.Engine(bundles["f32"])
-    prompt = [9, 10, 11, 9, 10]
-    style: dict[str, Any] = {"temperature": 3.0, "top_k": 4, "max_tokens": 3}
-    counts: dict[str, Counter[tuple[int, ...]]] = {}
-    draws = 1500
-    for drafter in ("off", "on"):
-        counts[drafter] = Counter()
-        session = engine.session()
-        session.prefill(prompt)
-        for seed in range(draws):
-            session.rewind(len(prompt))
-            seeds = seed if drafter == "on" else seed + 10**6  # independent draws
-            run = session.generate(tl.SamplingParams(**style, seed=seeds, drafter=drafter, stop_ids=()))
-            counts[drafter][tuple(t.id for t in run)] += 1
-    both = [(counts["off"][k], counts["on"][k]) for k in set(counts["off"]) | set(counts["on"])]
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["f32", "int8", "int4-channel"])
+def test_a_hundred_prompts(bundles: dict[str, Path], name: str, threads: int) -> None:
+    """Every style, every depth, across the window's edge: 100 prompts of 64 tokens."""
+    engine = tl.Engine(bundles[name], num_threads=threads)
+    for i, prompt in enumerate(prompts(100, engine.info.vocab_size, seed=9)):
+        style = list(STYLES.values())[i % len(STYLES)] if i % 2 else STYLES["greedy"]
+        expected, _ = tokens(engine, prompt, drafter="off", max_tokens=64, logprobs=True, **style)
+        for depth in range(1, 6):
+            found, _ = tokens(engine, prompt, draft_tokens=depth, max_tokens=64, logprobs=True, **style)
+            assert plain(found) == plain(expected), f"prompt {i}, {depth} drafts"
+
+
+def chance_of_more(chi: float, freedom: int) -> float:
+    """The chance that a chi-square variable exceeds `chi` (Wilson and Hilferty's approximation)."""
+    variance = 2 / (9 * freedom)
+    z = ((chi / freedom) ** (1 / 3) - (1 - variance)) / math.sqrt(variance)
+    return 0.5 * math.erfc(z / math.sqrt(2))
+
+
+def continuations(
+    engine: tl.Engine, temperature: float, draws: int, first_seed: int, drafter: str
+) -> tuple[Counter[Any], tl.Stats]:
+    """How often the prompt goes on with which three tokens."""
+    prompt = [7, 7, 7, 7]  # repeats itself: there is something to look up
+    session = engine.session()
+    session.prefill(prompt)
+    counts: Counter[Any] = Counter()
+    for seed in range(first_seed, first_seed + draws):
+        session.rewind(len(prompt))
+        params = tl.SamplingParams(
+            temperature=temperature, top_k=5, max_tokens=3, seed=seed, stop_ids=(), drafter=drafter,
+            draft_tokens=2 if drafter == "on" else None,
+        )  # fmt: skip
+        counts[tuple(t.id for t in session.generate(params))] += 1
+    return counts, session.stats()
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("f32", 6.0), ("gemma3", 20.0)])  # the drafter's, looked up
+@pytest.mark.parametrize("draws", [1500, pytest.param(20000, marks=pytest.mark.slow)])
+def test_sampled_text_has_the_same_distribution(
+    bundles: dict[str, Path], name: str, temperature: float, draws: int
+) -> None:
+    """Chi-square of three tokens together, drafts on against drafts off, over independent seeds."""
+    engine = tl.Engine(bundles[name])
+    off, _ = continuations(engine, temperature, draws, 10**6, "off")
+    on, stats = continuations(engine, temperature, draws, 0, "on")
+    assert 0 < stats.accepted < stats.drafted
+    both = [(off[k], on[k]) for k in set(off) | set(on)]
     common = [pair for pair in both if sum(pair) >= 10]
     rest = [sum(p[i] for p in both if sum(p) < 10) for i in (0, 1)]
     if sum(rest):
         common.append((rest[0], rest[1]))
     chi = sum((a - b) ** 2 / (a + b) for a, b in common)
-    freedom = len(common) - 1
-    assert freedom >= 5
-    assert chi < freedom + 3.1 * (2 * freedom) ** 0.5  # about p = 0.001
+    assert len(common) > 5
+    assert chance_of_more(chi, len(common) - 1) > 0.01
+
+
+def test_a_drafter_takes_no_cache_of_its_own(bundles: dict[str, Path]) -> None:
+    sizes = set()
+    for drafter in ("off", "on"):
+        engine = tl.Engine(bundles["f32"], drafter=drafter)
+        session = engine.session()
+        session.prefill([5, 6, 7, 8, 9])
+        before = session.cache_bytes
+        drafted = tokens(engine, [5, 6, 7], max_tokens=20)[1].drafted
+        list(session.generate(tl.SamplingParams(max_tokens=20, stop_ids=())))
+        assert (drafted > 0) == (drafter == "on")
+        sizes |= {before, session.cache_bytes, engine.session().cache_bytes, engine.info.memory["cache"]}
+    assert len(sizes) == 1
+
+
+def test_the_engine_sums_up_its_sessions(bundles: dict[str, Path]) -> None:
+    engine = tl.Engine(bundles["f32"], drafter="on")
+    total = tl.Stats()
+    for prompt in prompts(4, engine.info.vocab_size):
+        total += tokens(engine, prompt, max_tokens=15)[1]
+    assert engine.stats() == pytest.approx(total)
+    assert total.drafted and total.decode_tokens == 60
+
+
+@pytest.mark.parametrize("chances", [(1.0, 1.0, 1.0), (1.0, 0.0), (0.0,), (0.85, 0.75, 0.65)])
+def test_simulated_acceptance(bundles: dict[str, Path], chances: tuple[float, ...]) -> None:
+    engine = tl.Engine(bundles["f32"])
+    found, stats = tokens(engine, [5, 6, 7], max_tokens=100, draft_tokens=3, simulate_acceptance=chances)
+    assert len(found) == 100 and sum(t.from_draft for t in found) == stats.accepted
+    reached = stats.verify_steps
+    for accepted, chance in zip(stats.accepted_by_position, (*chances, 0.0, 0.0), strict=False):
+        # The last round may be cut short by max_tokens.
+        assert abs(accepted - reached * chance) <= 1 + 3 * math.sqrt(reached * chance * (1 - chance))
+        reached = accepted
+    with pytest.raises(tl.InvalidRequestError, match="drafter"):
+        tokens(tl.Engine(bundles["gemma3"]), [5, 6], simulate_acceptance=chances)
+    with pytest.raises(tl.InvalidRequestError, match="simulate_acceptance"):
+        tl.SamplingParams(simulate_acceptance=(1.5,))
 
 
 def test_a_drafter_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:

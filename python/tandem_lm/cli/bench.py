@@ -18,7 +18,9 @@ from typing import Any
 from .._quiet import without_greeting
 from ..bench import BenchTest, Result, plan_tests, run_tests
 from ..engine import Engine
+from ..errors import InvalidRequestError
 from ..memory import peak_rss_bytes
+from ..types import SamplingParams
 from .output import note, size
 
 
@@ -38,20 +40,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kv-dtype", default="f16", metavar="TYPE", help="of the cache (default: %(default)s)")
     parser.add_argument("--graph", default="auto", metavar="GRAPH", help="fast, portable or auto (default)")
     parser.add_argument("--drafter", choices=("auto", "on", "off"), default="off", help="default: %(default)s")
+    parser.add_argument("--draft-tokens", type=int, metavar="K", help="draft K tokens per round (default: what pays)")
+    parser.add_argument(
+        "--simulate-acceptance",
+        type=_chances,
+        metavar="P1,P2,...",
+        help="let draft 1, 2, ... be accepted with these chances when all before it were, whatever the model says: "
+        "what the machinery yields at an acceptance that an untrained drafter cannot show. Marked as simulated",
+    )
     parser.add_argument("--no-warmup", action="store_true", help="time the first run too")
 
 
 def execute(args: argparse.Namespace) -> int:
     tests = plan_tests(args.n_prompt, args.n_gen, args.n_depth)
+    if args.drafter == "off" and (args.draft_tokens or args.simulate_acceptance):
+        raise InvalidRequestError("--draft-tokens and --simulate-acceptance need --drafter auto or --drafter on")
 
     def progress(name: str, done: int) -> None:
         if sys.stderr.isatty():
             note(f"{name}: {done}/{args.repetitions}")
 
     with open_bench_engine(args.bundle, tests, args.threads, args.kv_dtype, args.graph, args.drafter) as engine:
-        results = list(run_tests(engine, tests, args.repetitions, not args.no_warmup, progress))
+        decoding = SamplingParams(draft_tokens=args.draft_tokens, simulate_acceptance=args.simulate_acceptance or ())
+        results = list(run_tests(engine, tests, args.repetitions, not args.no_warmup, progress, decoding))
         write = {"md": as_table, "json": as_json, "csv": as_csv}[args.output]
-        print(write(engine, results), end="")
+        print(write(engine, results, args.simulate_acceptance or ()), end="")
     return 0
 
 
@@ -64,7 +77,7 @@ def open_bench_engine(
         return Engine(bundle, num_threads=threads, max_context=context, kv_dtype=kv_dtype, graph=graph, drafter=drafter)
 
 
-def facts(engine: Engine, results: Sequence[Result]) -> dict[str, Any]:
+def facts(engine: Engine, results: Sequence[Result], simulated: Sequence[float]) -> dict[str, Any]:
     """What the results have in common."""
     info = engine.info
     first = [r for r in results if r.test.n_prompt and not r.test.n_depth]
@@ -77,6 +90,7 @@ def facts(engine: Engine, results: Sequence[Result]) -> dict[str, Any]:
         "graph": info.graph,
         "threads": info.num_threads,
         "kv_dtype": info.kv_dtype,
+        "simulated_acceptance": list(simulated),
         "load_seconds": info.load_seconds,
         "warm_start": info.warm_start,
         "time_to_first_token_seconds": sum(first[0].samples_s) / len(first[0].samples_s) if first else None,
@@ -100,21 +114,27 @@ def fields(result: Result) -> dict[str, Any]:
         "peak_rss_bytes": result.peak_rss_bytes,
         "drafted": stats.drafted,
         "accepted": stats.accepted,
+        "accepted_by_position": list(stats.accepted_by_position),
+        "depths": list(stats.depths),
         "tokens_per_verify": stats.tokens_per_verify,
+        "draft_seconds": stats.draft_seconds,
+        "verify_seconds": stats.verify_seconds,
+        "sample_seconds": stats.sample_seconds,
     }
 
 
-def as_json(engine: Engine, results: Sequence[Result]) -> str:
-    return json.dumps({**facts(engine, results), "results": [fields(r) for r in results]}, indent=2) + "\n"
+def as_json(engine: Engine, results: Sequence[Result], simulated: Sequence[float] = ()) -> str:
+    return json.dumps({**facts(engine, results, simulated), "results": [fields(r) for r in results]}, indent=2) + "\n"
 
 
-def as_csv(engine: Engine, results: Sequence[Result]) -> str:
-    common = facts(engine, results)
+def as_csv(engine: Engine, results: Sequence[Result], simulated: Sequence[float] = ()) -> str:
+    common = facts(engine, results, simulated)
     common.pop("peak_rss_bytes")  # every row has its own
     rows = [{**common, **fields(r)} for r in results]
     for row in rows:
-        row["samples_ns"] = " ".join(str(n) for n in row["samples_ns"])
-        row["samples_ts"] = " ".join(f"{n:.6g}" for n in row["samples_ts"])
+        for name, value in row.items():
+            if isinstance(value, list):
+                row[name] = " ".join(f"{n:.12g}" for n in value)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -122,8 +142,8 @@ def as_csv(engine: Engine, results: Sequence[Result]) -> str:
     return text.getvalue()
 
 
-def as_table(engine: Engine, results: Sequence[Result]) -> str:
-    common = facts(engine, results)
+def as_table(engine: Engine, results: Sequence[Result], simulated: Sequence[float] = ()) -> str:
+    common = facts(engine, results, simulated)
     drafting = any(r.stats.drafted for r in results)
     head = ["model", "size", "backend", "threads", "kv", "test", "t/s", "peak RSS"]
     head += ["drafted / accepted", "tokens per verify"] if drafting else []
@@ -150,6 +170,9 @@ def as_table(engine: Engine, results: Sequence[Result]) -> str:
     if common["time_to_first_token_prompt"]:
         seconds, prompt = common["time_to_first_token_seconds"], common["time_to_first_token_prompt"]
         words.append(f"time to first token {seconds:.3f} s after a prompt of {prompt}")
+    if simulated:
+        chances = ", ".join(f"{chance:g}" for chance in simulated)
+        words.append(f"SIMULATED acceptance {chances}: the text is not the model's")
     words.append(f"peak RSS {size(common['peak_rss_bytes'])}, mapped weights included")
     return "\n".join([*lines, "", "; ".join(words)]) + "\n"
 
@@ -162,4 +185,10 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
+def _chances(text: str) -> tuple[float, ...]:
+    """ "0.85,0.75" -> (0.85, 0.75)"""
+    return tuple(float(part) for part in text.split(","))
+
+
+_chances.__name__ = "list of chances"
 _numbers.__name__ = "list of numbers"  # argparse's complaint says it

@@ -1,0 +1,32 @@
+// Counters of a session, and of all sessions of an engine together.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace tandem {
+
+// Seconds are wall clock.
+struct Stats {
+  int64_t prefill_tokens = 0;
+  double prefill_seconds = 0;
+  int64_t decode_tokens = 0;
+  double decode_seconds = 0;  // model and sampling, from a token's request to its return
+  double sample_seconds = 0;
+  double time_to_first_token = 0;  // of the newest generation: from its start
+
+  // Speculative decoding.
+  int64_t verify_steps = 0;  // rounds: steps of the target that had drafts to check
+  int64_t drafted = 0;
+  int64_t accepted = 0;
+  std::vector<int64_t> accepted_by_position;  // of first drafts, second drafts, ...
+  std::vector<int64_t> depths;                // rounds with 0, 1, 2, ... drafts
+  double draft_seconds = 0;
+  double verify_seconds = 0;  // of the steps that had drafts
+};
+
+// Adds what happened between `before` and `after`, two readings of one session's counters, to `total`. The time to the
+// first token is taken over, not added.
+void add_difference(Stats& total, const Stats& after, const Stats& before);
+
+}  // namespace tandem
