@@ -29,6 +29,7 @@ from tandem_lm.engine import native_module
 HERE = Path(__file__).resolve().parent
 MODEL_SECTION = "tf_lite_prefill_decode"
 OURS = "Tandem"
+DRAFTING = {"on": "Tandem, drafting", "auto": "Tandem, drafts rejected"}
 QUIET = 0.5  # load average above which neighbours are likely to disturb
 QUANTIZE = """
 import sys
@@ -45,6 +46,7 @@ class Peer:
     name: str
     model: Path
     weight_bytes: int
+    acceptance: tuple[float, ...] = ()  # simulated, of a Tandem with its drafter
 
 
 @dataclass
@@ -75,6 +77,8 @@ def measure(
         for turn in range(args.rounds):
             for peer in [*peers[turn % len(peers) :], *peers[: turn % len(peers)]]:
                 cell = cells[test, peer]
+                if peer.acceptance and not test.n_gen:
+                    cell.error = "drafts speed up writing only"
                 if not cell.error:  # what failed once fails again
                     sample(test, peer, cell, args, work)
                     speed = cell.error or f"{test.tokens / cell.samples_s[-1]:.2f} t/s"
@@ -85,7 +89,13 @@ def measure(
 def sample(test: BenchTest, peer: Peer, cell: Cell, args: argparse.Namespace, work: Path) -> None:
     job, out = work / "job.json", work / "answer.json"
     out.unlink(missing_ok=True)
-    values = {"peer": peer.name, "model": str(peer.model), "threads": args.threads, "kv_dtype": args.kv_dtype}
+    values = {
+        "peer": peer.name,
+        "acceptance": peer.acceptance,
+        "model": str(peer.model),
+        "threads": args.threads,
+        "kv_dtype": args.kv_dtype,
+    }
     cache = work / "cache"
     cache.mkdir(exist_ok=True)
     job.write_text(json.dumps({**values, **asdict(test), "graph": args.graph, "cache": str(cache), "out": str(out)}))
@@ -134,7 +144,9 @@ def quantized_gguf(source: Path, folder: Path) -> Path:
 # -------------------------------------------------------------------------------------------------------- reporting
 def limits(cells: Cells, model: dict[str, Any], kv_dtype: str, rates: dict[str, float]) -> dict[Any, Roofline | None]:
     return {
-        (test, peer): roofline(model, peer.weight_bytes, test.n_prompt, test.n_gen, test.n_depth, kv_dtype, rates)
+        (test, peer): None
+        if peer.acceptance  # a step gives more than one token
+        else roofline(model, peer.weight_bytes, test.n_prompt, test.n_gen, test.n_depth, kv_dtype, rates)
         for test, peer in cells
     }
 
@@ -171,7 +183,9 @@ def describe(facts: dict[str, Any], args: argparse.Namespace, peers: Sequence[Pe
         limit = f"{rates['bytes_per_second'] / 1e9:.1f} GB/s read, {macs:.0f} GMAC/s int8"
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     files = ", ".join(f"{peer.name}: {peer.model.name} ({peer.weight_bytes / 1e9:.2f} GB of weights)" for peer in peers)
-    return (
+    simulated = ", ".join(f"{chance:g}" for chance in args.simulate_acceptance or ())
+    note = f"Drafting: SIMULATED acceptance {simulated}; the text is not the model's.\n\n" if simulated else ""
+    return note + (
         f"{facts['cpu']} ({', '.join(facts['features'])}), {facts['cpus']} CPUs, L3 {facts['l3'] or '?'}, "
         f"{facts['memory_bytes'] / 2**30:.0f} GiB, {facts['system']}. {args.threads} threads: {limit}. "
         f"Load average {facts['load_average']:.1f} before, {facts['load_average_after']:.1f} after.\n\n"
@@ -269,6 +283,11 @@ def main() -> None:
     parser.add_argument("-r", "--rounds", type=int, default=5)
     parser.add_argument("--kv-dtype", default="f16", choices=("f16", "f32"))
     parser.add_argument("--graph", default="auto", help="which of Tandem's graphs")
+    parser.add_argument(
+        "--simulate-acceptance",
+        type=lambda text: tuple(map(float, text.split(","))),
+        help="also measure Tandem with its drafter at this acceptance, and with drafts that are never right",
+    )
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one sample")
     parser.add_argument("--work", type=Path, help="keep made files here (default: a folder that is removed)")
     parser.add_argument("--out", type=Path, help="without suffix (default: bench/results/NAME-OF-THE-BUNDLE)")
@@ -280,6 +299,9 @@ def main() -> None:
         work = args.work or Path(made)
         work.mkdir(parents=True, exist_ok=True)
         peers = [Peer(OURS, args.bundle, section_bytes(args.bundle))]
+        if args.simulate_acceptance:
+            peers.append(Peer(DRAFTING["on"], args.bundle, peers[0].weight_bytes, args.simulate_acceptance))
+            peers.append(Peer(DRAFTING["auto"], args.bundle, peers[0].weight_bytes, (0.0,)))
         gguf = quantized_gguf(args.gguf_from, work) if args.gguf_from else args.gguf
         if gguf:
             peers.append(Peer("llama.cpp", gguf, gguf.stat().st_size))

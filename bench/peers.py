@@ -32,6 +32,26 @@ def tandem(job: dict[str, Any]) -> Answer:
         return {"seconds": result.samples_s[0], "load_seconds": engine.info.load_seconds}
 
 
+def tandem_drafting(job: dict[str, Any]) -> Answer:
+    """With the bundle's drafter, at a simulated acceptance: 3 drafts a round, or the controller's choice when none is
+    ever accepted."""
+    from tandem_lm.bench import BenchTest, run_tests
+    from tandem_lm.cli.bench import open_bench_engine
+    from tandem_lm.types import SamplingParams
+
+    test = BenchTest(job["n_prompt"], job["n_gen"], job["n_depth"])
+    hopeless = not any(job["acceptance"])
+    decoding = SamplingParams(
+        simulate_acceptance=tuple(job["acceptance"]), draft_tokens=None if hopeless else len(job["acceptance"])
+    )
+    drafter = "auto" if hopeless else "on"
+    with open_bench_engine(
+        job["model"], [test], job["threads"], job["kv_dtype"], job.get("graph", "auto"), drafter
+    ) as engine:
+        (result,) = run_tests(engine, [test], 1, decoding=decoding)
+        return {"seconds": result.samples_s[0], "load_seconds": engine.info.load_seconds}
+
+
 def llama_cpp(job: dict[str, Any]) -> Answer:
     import llama_cpp as ll
 
@@ -106,7 +126,13 @@ def litert_lm(job: dict[str, Any]) -> Answer:
     return {"seconds": wanted / speed, "load_seconds": info.init_time_in_second}
 
 
-PEERS = {"Tandem": tandem, "llama.cpp": llama_cpp, "LiteRT-LM": litert_lm}
+PEERS = {
+    "Tandem": tandem,
+    "Tandem, drafting": tandem_drafting,
+    "Tandem, drafts rejected": tandem_drafting,
+    "llama.cpp": llama_cpp,
+    "LiteRT-LM": litert_lm,
+}
 
 
 def main() -> None:

@@ -161,6 +161,14 @@ class BundleWriter:
         self._end = -(-(section.begin + size) // BLOCK) * BLOCK
         return section
 
+    def nest(self, data_type: int, model_type: str, host: Section, offset: int, size: int) -> Section:
+        """A section that is a part of `host`, whose bytes it shares: `size` bytes at `offset`, a multiple of BLOCK."""
+        if offset % BLOCK or offset + size > host.size or self._sections[-1] != host:
+            raise ValueError(f"{model_type}: {size} bytes at {offset} are no part of {host.name}")
+        section = Section(data_type, model_type, host.begin + offset, size)
+        self._sections.append(section)
+        return section
+
     def write(self, section: Section, offset: int, data: bytes | memoryview) -> None:
         """Writes `data` at `offset` of a section."""
         file = self._open_file()

@@ -1,10 +1,16 @@
-"""The MTP assistant of Gemma 4 Unified: a small model that drafts tokens for its target, from the target's own cache.
+"""The MTP assistant of Gemma 4: a small model that drafts tokens for its target, from the target's own cache.
 
-Its layers have queries only; each reads the keys and values of the target's last layer of its kind. One signature:
-  tandem_draft  activations [1,1,2H] (the target's embedding of a token, scaled, then its hidden state before that token
-                or the last projection; H is the target's hidden size) -> logits [1,1,V], projected_activations [1,1,H]
-`tandem.attend` takes the raw queries [1,Hq*D], the factors of the q norm [D] and the layer's index; it norms, rotates
-and attends. The position stays the same for all drafts of a round.
+Its layers have queries only; each reads the keys and values of the target's last layer of its kind. Two signatures
+over the same weights, both from activations [1,1,2H] (the target's embedding of a token, scaled, then its hidden state
+before that token or the last projection; H is the target's hidden size) to logits [1,1,V] and projected_activations
+[1,1,H]:
+  mtp_drafter   portable, as LiteRT-LM wants it: also input_pos int32 [1], mask [1,1,1,C] and the cache of the layers
+                that it reads, kv_cache_{k,v}_<target's layer>
+  tandem_draft  for Tandem's own runtime, attention an operator of the host. `tandem.attend` takes the raw queries
+                [1,Hq*D], the factors of the q norm [D] and the layer's index; it norms, rotates and attends.
+The position stays the same for all drafts of a round.
+
+The head is the embedding as a matrix, or, with `use_ordered_embeddings`, looks at some clusters of tokens only.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ConversionError
-from .family import ModelSpec, read_config
+from .family import MAX_VOCAB, ModelSpec, read_config
 from .fields import Fields
 from .graph import Graph, PlannedWeight, SignatureBuilder, plan_weight
 from .huggingface import HuggingFaceSource
@@ -25,45 +31,79 @@ from .names import Shape, from_hugging_face
 from .quantize import SCHEMES, Scheme
 from .recipe import Recipe
 from .source import Source
-from .tflite import Array, Model, Tensor
+from .tflite import F32, I32, Array, Model, Tensor
 
 MODEL_TYPE = "tf_lite_mtp_drafter"
-ASSISTANT = "gemma4_unified_assistant"
-_PROJECTIONS = {name: name for name in ("pre_projection.weight", "post_projection.weight")}
+ASSISTANTS = ("gemma4_unified_assistant", "gemma4_assistant")
+VERIFY_ROWS = 4  # of the portable `verify`: LiteRT-LM drafts one token fewer
+_ORDERING = "masked_embedding.token_ordering"
+_CENTROIDS = "masked_embedding.centroids.weight"
+_OWN = {"pre_projection.weight": "pre_projection.weight", "post_projection.weight": "post_projection.weight",
+        _CENTROIDS: "centroids.weight", _ORDERING: None}  # fmt: skip
 _NORMS = ("input_norm", "post_attention_norm", "pre_feedforward_norm", "post_feedforward_norm", "q_norm")
+
+
+@dataclass(frozen=True)
+class CentroidHead:
+    """A head in two steps: the `active` clusters whose centroids fit best, then the tokens in them. `tokens`
+    [clusters, V / clusters]: which they are."""
+
+    tokens: Array
+    active: int
 
 
 class AssistantSource(HuggingFaceSource):
     """An assistant's checkpoint folder; `spec` describes its own layers. embed.weight is its LM head."""
 
     backbone_size: int
+    head: CentroidHead | None
 
     def _describe(self, config: dict[str, Any]) -> None:
         top = Fields(config, "config.json")
         kind = top.text("model_type")
         text = top.table("text_config")
-        if kind != ASSISTANT or text is None:
-            raise ConversionError(f"{self.folder}: model_type {kind!r} is no drafter; give a {ASSISTANT} checkpoint")
-        if top.flag("use_ordered_embeddings"):
+        if kind not in ASSISTANTS or text is None:
             raise ConversionError(
-                f"{self.folder}: a drafter with a centroid head (use_ordered_embeddings): unsupported"
+                f"{self.folder}: model_type {kind!r} is no drafter; give a {' or '.join(ASSISTANTS)} checkpoint"
             )
         self.backbone_size = top.integer("backbone_hidden_size", low=1)
         # All its layers share the target's keys and values; the rest is described as in any model.
-        inner = {**text.values, "num_kv_shared_layers": 0, "final_logit_softcapping": None}
-        self.spec = read_config({"model_type": "gemma4_unified_text", **inner}, {}, self.dtype)
+        changes = {"model_type": "gemma4_unified_text", "num_kv_shared_layers": 0, "final_logit_softcapping": None}
+        self.spec = read_config({**text.values, **changes}, {}, self.dtype)
+        self.head = self._centroid_head(top) if top.flag("use_ordered_embeddings") else None
+
+    def _centroid_head(self, top: Fields) -> CentroidHead:
+        vocab = self.spec.vocab_size
+        clusters = top.integer("num_centroids", 2048, low=1, high=MAX_VOCAB)
+        active = top.integer("centroid_intermediate_top_k", 32, low=1, high=clusters)
+        if vocab % clusters:
+            raise ConversionError(f"config.json: {clusters} num_centroids do not divide {vocab} tokens")
+        if _ORDERING not in self._home:
+            raise ConversionError(f"{self.folder}: the tensor {_ORDERING} is missing; download the checkpoint again")
+        file = self._home[_ORDERING]
+        entry = file.entries[_ORDERING]
+        if (entry.dtype, entry.shape) != ("I64", (vocab,)):
+            raise ConversionError(
+                f"{file.path.name}: {_ORDERING} is {entry.dtype} {list(entry.shape)}, expected I64 [{vocab}]"
+            )
+        order = file.file.read_array(entry.begin, vocab, np.dtype("<i8"))
+        if not np.array_equal(np.sort(order), np.arange(vocab)):
+            raise ConversionError(
+                f"{file.path.name}: {_ORDERING} does not name every token once; download the checkpoint again"
+            )
+        return CentroidHead(order.astype(np.int32).reshape(clusters, -1), active)
 
     def _canonical(self, name: str) -> str | None:
-        return _PROJECTIONS.get(name) or from_hugging_face(name)
+        return _OWN[name] if name in _OWN else from_hugging_face(name)
 
     def _expected(self) -> dict[str, Shape]:
-        spec = self.spec
-        shapes: dict[str, Shape] = dict(matrix_shapes(spec, self.backbone_size))
-        for i, layer in enumerate(spec.layers):
+        shapes: dict[str, Shape] = dict(matrix_shapes(self))
+        for i, layer in enumerate(self.spec.layers):
             for norm in _NORMS:
-                shapes[f"layers.{i}.{norm}.weight"] = (layer.head_dim if norm == "q_norm" else spec.hidden_size,)
+                size = layer.head_dim if norm == "q_norm" else self.spec.hidden_size
+                shapes[f"layers.{i}.{norm}.weight"] = (size,)
             shapes[f"layers.{i}.scalar"] = (1,)
-        shapes["norm.weight"] = (spec.hidden_size,)
+        shapes["norm.weight"] = (self.spec.hidden_size,)
         return shapes
 
 
@@ -76,10 +116,10 @@ class Drafter:
     recipe: Recipe
 
     def scheme(self, name: str) -> Scheme:
-        """As the recipe says; but the head is no lookup table, so it may have any scheme."""
-        return (
-            self.recipe.default if name == "embed.weight" and self.recipe.name in SCHEMES else self.recipe.scheme(name)
-        )
+        """As the recipe says; but a plain head is no lookup table, so it may have any scheme."""
+        if name == "embed.weight" and self.source.head is None and self.recipe.name in SCHEMES:
+            return self.recipe.default
+        return self.recipe.scheme(name)
 
     def manifest(self, target: Source) -> dict[str, Any]:
         return {
@@ -124,10 +164,14 @@ def open_drafter(path: str | Path, target: ModelSpec, recipe: Recipe) -> Drafter
     return Drafter(source, tuple(reads), recipe)
 
 
-def matrix_shapes(spec: ModelSpec, backbone: int) -> dict[str, tuple[int, int]]:
+def matrix_shapes(source: AssistantSource) -> dict[str, tuple[int, int]]:
     """Canonical name -> [out, in] of every matrix, in file order."""
+    spec, backbone = source.spec, source.backbone_size
     h, inter = spec.hidden_size, spec.intermediate_size
-    shapes = {"embed.weight": (spec.vocab_size, h), "pre_projection.weight": (h, 2 * backbone)}
+    shapes = {"embed.weight": (spec.vocab_size, h)}
+    if source.head is not None:
+        shapes["centroids.weight"] = (source.head.tokens.shape[0], h)
+    shapes["pre_projection.weight"] = (h, 2 * backbone)
     for i, layer in enumerate(spec.layers):
         q = spec.num_heads * layer.head_dim
         shapes[f"layers.{i}.q.weight"] = (q, h)
@@ -139,36 +183,101 @@ def matrix_shapes(spec: ModelSpec, backbone: int) -> dict[str, tuple[int, int]]:
     return shapes
 
 
-def build(drafter: Drafter) -> Graph:
-    """Authors the drafter's model."""
+def build(drafter: Drafter, context: int) -> Graph:
+    """Authors the drafter's model; `context`: the cache length of the target's portable graphs."""
     source = drafter.source
-    shapes = matrix_shapes(source.spec, source.backbone_size)
+    shapes = matrix_shapes(source)
     small = {name: source.tensor(name) for name in source.names() if name not in shapes}
-    model = Model(f"{ASSISTANT} by tandem")
+    model = Model("drafter by tandem")
     weights: list[PlannedWeight] = [
         plan_weight(model, name, shape, drafter.scheme(name)) for name, shape in shapes.items()
     ]
     by_name = {w.name: w.weight for w in weights}
-    builder = _DraftSignature(model.subgraph("tandem_draft"), source.spec, by_name, small, 0, 1)
-    builder.author_draft(source.backbone_size)
+    # LiteRT-LM takes the first signature, whatever its name.
+    for kind, key in ((_PortableDraft, "mtp_drafter"), (_FastDraft, "tandem_draft")):
+        kind(model.subgraph(key), source.spec, by_name, small, context, 1).author_draft(drafter)
     return Graph(model, weights)
 
 
-class _DraftSignature(SignatureBuilder):
-    """Authors one draft step."""
+class _Draft(SignatureBuilder):
+    """Authors one draft step; how it attends is up to the subclasses."""
 
-    def author_draft(self, backbone: int) -> None:
-        g, spec = self._g, self._spec
+    def author_draft(self, drafter: Drafter) -> None:
+        g, backbone = self._g, drafter.source.backbone_size
         activations = g.input("activations", (1, 1, 2 * backbone))
+        self._begin(drafter)
         h = self._linear(self._reshape(activations, (1, 2 * backbone)), "pre_projection")
-        for i in range(len(spec.layers)):
-            h = self._after_attention(i, h, self._attend_target(i, h))
+        for i in range(len(self._spec.layers)):
+            x = self._norm(h, f"layers.{i}.input_norm")
+            h = self._after_attention(i, h, self._attend_target(i, x))
         h = self._norm(h, "norm")
-        self._logits(h)
+        head = drafter.source.head
+        if head is None:
+            self._logits(h)
+        else:
+            self._centroid_logits(h, head)
         g.output("projected_activations", self._reshape(self._linear(h, "post_projection"), (1, 1, backbone)))
 
-    def _attend_target(self, i: int, h: Tensor) -> Tensor:
-        q = self._linear(self._norm(h, f"layers.{i}.input_norm"), f"layers.{i}.q")
+    def _begin(self, drafter: Drafter) -> None:
+        """Declares the inputs after `activations`."""
+
+    def _attend_target(self, i: int, x: Tensor) -> Tensor:
+        """[1, H] -> [1, Hq * D]."""
+        raise NotImplementedError
+
+    def _centroid_logits(self, h: Tensor, head: CentroidHead) -> None:
+        """[1, H] -> the output `logits`: those of the tokens in the active clusters, and for all others the smallest of
+        them less 1."""
+        g, (width, vocab) = self._g, (self._spec.hidden_size, self._spec.vocab_size)
+        count = head.active * head.tokens.shape[1]
+        scores = self._linear(h, "centroids")
+        active = g.constant(np.array(head.active, np.int32))
+        pair = (1, head.active)
+        _, best = g.op_with_outputs("TOPK_V2", [scores, active], [(pair, F32), (pair, I32)], ("TopKV2Options", {}))
+        best = self._reshape(best, (head.active,), I32)
+        shape = (head.active, head.tokens.shape[1])
+        ids = g.op("GATHER", [g.constant(head.tokens), best], shape, ("GatherOptions", {"axis": 0}), dtype=I32)
+        table = g.weight(self._weights["embed.weight"])
+        rows = g.op("EMBEDDING_LOOKUP", [self._reshape(ids, (count,), I32), table], (count, width), version=4)
+        rows, query = self._reshape(rows, (1, count, width)), self._reshape(h, (1, 1, width))
+        some = g.op("BATCH_MATMUL", [query, rows], (1, 1, count), ("BatchMatMulOptions", {"adjY": True}))
+        some = self._reshape(some, (count,))
+        smallest = g.op("REDUCE_MIN", [some, self._i32(0)], (1,), ("ReducerOptions", {"keepDims": True}))
+        rest = self._sub(smallest, self._f32(1.0), (1,))
+        # Each logit is a sum with a zero, so that the chosen ones stay what they are to the last bit.
+        places = self._reshape(ids, (count, 1), I32)
+        chosen = self._scatter(places, some)
+        others = self._sub(self._f32(1.0), self._scatter(places, g.constant(np.ones(count, np.float32))), (vocab,))
+        logits = self._add(chosen, self._mul(others, rest, (vocab,)), (vocab,))
+        g.output("logits", self._reshape(logits, (1, 1, vocab)))
+
+    def _scatter(self, places: Tensor, values: Tensor) -> Tensor:
+        """[V], `values` at `places` and 0 elsewhere."""
+        size = (self._spec.vocab_size,)
+        return self._g.op("SCATTER_ND", [places, values, self._i32(*size)], size, ("ScatterNdOptions", {}))
+
+
+class _PortableDraft(_Draft):
+    """As LiteRT-LM drives it: `input_pos` is the last position with keys, one before that of the newest token."""
+
+    def _begin(self, drafter: Drafter) -> None:
+        g = self._g
+        self._positions = g.input("input_pos", (1,), I32)
+        self._mask = g.input("mask", (1, 1, 1, self._context))
+        shapes = dict(zip(drafter.reads, self._spec.layers, strict=True))
+        caches = {i: self._cache_inputs(i, shapes[i]) for i in sorted(shapes)}
+        self._caches = [caches[i] for i in drafter.reads]
+        # Windows end with the last key; the queries stand one further, with the newest token.
+        self._measure_distances()
+        self._pos = self._add(self._pos, self._f32(1.0), self._pos.shape)
+
+    def _attend_target(self, i: int, x: Tensor) -> Tensor:
+        return self._attend(i, self._spec.layers[i], x, *self._caches[i])
+
+
+class _FastDraft(_Draft):
+    def _attend_target(self, i: int, x: Tensor) -> Tensor:
         index: Array = np.array([i], np.int32)
-        inputs = [q, self._factor(f"layers.{i}.q_norm", self._spec.attention_scale), self._g.constant(index)]
-        return self._g.custom("tandem.attend", inputs, q.shape, f"attended_{i}")
+        q_norm = self._factor(f"layers.{i}.q_norm", self._spec.attention_scale)
+        q = self._linear(x, f"layers.{i}.q")
+        return self._g.custom("tandem.attend", [q, q_norm, self._g.constant(index)], q.shape, f"attended_{i}")

@@ -1,9 +1,10 @@
 """The fast graphs, for Tandem's own runtime: the same layers over the same weights, attention an operator of the host.
 
-Three stages, each a signature per number of rows:
+Five stages, each a signature per number of rows:
   tandem_embed_T  tokens int32 [1,T]    -> embeddings [1,T,H], scaled
   tandem_body_T   embeddings [1,T,H]    -> hidden [1,T,H] after the final norm
   tandem_fill_T   embeddings [1,T,H]    -> attended [1,T,Hq*D]: for the cache only, the last layer ends at attention
+  tandem_block_T  as fill: for an image that needs more rows at once than any fill has
   tandem_head_T   hidden [1,T,H]        -> logits [1,T,V]
 
 `tandem.attention` takes the raw projections q [T,Hq*D], k and v [T,Hkv*D], the factors of the q and k norms [D] (the
@@ -18,7 +19,7 @@ import numpy as np
 
 from .family import ModelSpec
 from .graph import SignatureBuilder
-from .tflite import I32, Array, Model, Tensor, Weight
+from .tflite import Array, Model, Tensor, Weight
 
 EMBED_ROWS = (1, 32, 512)  # padding a lookup is cheap
 BODY_ROWS = (1, 2, 3, 4, 5, 8, 16, 32)  # steps whose logits are wanted: decode, verify, scoring
@@ -26,9 +27,13 @@ FILL_ROWS = (8, 16, 32, 64, 128, 256, 512)  # prefill
 HEAD_ROWS = BODY_ROWS
 
 
-def author(model: Model, spec: ModelSpec, weights: Mapping[str, Weight], small: Mapping[str, Array]) -> None:
-    """Adds all fast signatures to the model."""
-    for stage, sizes in (("embed", EMBED_ROWS), ("body", BODY_ROWS), ("fill", FILL_ROWS), ("head", HEAD_ROWS)):
+def author(
+    model: Model, spec: ModelSpec, weights: Mapping[str, Weight], small: Mapping[str, Array], block_rows: int = 0
+) -> None:
+    """Adds all fast signatures to the model. `block_rows`: soft tokens of the largest image, 0 = there are none."""
+    blocks = (block_rows,) if block_rows else ()
+    stages = {"embed": EMBED_ROWS, "body": BODY_ROWS, "fill": FILL_ROWS, "head": HEAD_ROWS, "block": blocks}
+    for stage, sizes in stages.items():
         for rows in sizes:
             builder = _FastSignature(model.subgraph(f"tandem_{stage}_{rows}"), spec, weights, small, 0, rows)
             builder.author_stage(stage)
@@ -41,7 +46,7 @@ class _FastSignature(SignatureBuilder):
         g, spec, t = self._g, self._spec, self._t
         shape = (1, t, spec.hidden_size)
         if stage == "embed":
-            g.output("embeddings", self._reshape(self._embed(g.input("tokens", (1, t), I32)), shape))
+            self.author_lookup("tokens")
         elif stage == "head":
             self._logits(self._reshape(g.input("hidden", shape), shape[1:]))
         else:
@@ -49,7 +54,7 @@ class _FastSignature(SignatureBuilder):
             last = len(spec.layers) - 1
             for i in range(len(spec.layers)):
                 attended = self._attention(i, h)
-                if stage == "fill" and i == last:
+                if stage in ("fill", "block") and i == last:
                     g.output("attended", self._reshape(attended, (1, *attended.shape)))
                     return
                 h = self._after_attention(i, h, attended)

@@ -1,4 +1,4 @@
-"""Builds the portable graphs of a ModelSpec: signatures prefill_<N> and decode over shared weights, builtin ops only.
+"""Builds the portable graphs of a ModelSpec: signatures prefill_<N>, decode and, for a drafter, verify, of builtin ops.
 
 One builder serves every family; what differs is in the spec. Layouts: the residual stream is [T, H]; K cache
 [1, Hkv, context, D], V cache transposed [1, Hkv, D, context], both f32 and updated in place (the host binds one buffer
@@ -14,7 +14,7 @@ import numpy as np
 
 from .family import Layer, ModelSpec, Rope
 from .quantize import Scheme
-from .tflite import F32, I4, I8, I32, Array, Model, Subgraph, Tensor, Weight
+from .tflite import BOOL, F16, F32, I4, I8, I32, Array, Model, Subgraph, Tensor, Weight
 
 # The mask's slope per position: a visible distance keeps the mask's value, a forbidden one gets at most -2^100. A power
 # of two keeps products with positions exact; times 2^18 positions it is still far inside f32.
@@ -22,6 +22,9 @@ _SLOPE = np.float32(2.0**100)
 
 # 2 pi in pieces of 8 bits (the last takes the rest): a turn count of up to 16 bits times a piece is exact in f32.
 _TURN = (201.0 / 32.0, 254.0 / 2.0**17, 2.0 * np.pi - 201.0 / 32.0 - 254.0 / 2.0**17)
+
+_MINIMUM: tuple[str, dict[str, int]] = ("MaximumMinimumOptions", {})
+_STORED = {4: I4, 8: I8, 16: F16, 32: F32}  # bits of a weight -> type of its tensor
 
 _NORMS = ("input_norm", "post_attention_norm", "pre_feedforward_norm", "post_feedforward_norm", "q_norm", "k_norm")
 
@@ -79,24 +82,38 @@ def build(
     small: Mapping[str, Array],
     context: int,
     prefill_sizes: tuple[int, ...],
+    verify_rows: int = 0,
+    embedded_sizes: tuple[int, ...] = (),
 ) -> Graph:
-    """Authors all signatures. `small` holds the vectors of `small_names`, as stored in the checkpoint."""
+    """Authors all signatures. `small` holds the vectors of `small_names`, as stored in the checkpoint. `verify_rows`:
+    how many tokens `verify` takes, 0 = there is none. `embedded_sizes`: of prefills that take embeddings (media)."""
     model = Model(f"{spec.family} by tandem")
     weights = [plan_weight(model, name, shape, scheme(name)) for name, shape in matrix_shapes(spec).items()]
     by_name = {w.name: w.weight for w in weights}
     for size in prefill_sizes:
         SignatureBuilder(model.subgraph(f"prefill_{size}"), spec, by_name, small, context, size).author(logits=False)
     SignatureBuilder(model.subgraph("decode"), spec, by_name, small, context, 1).author(logits=True)
+    for size in embedded_sizes:
+        embedded = SignatureBuilder(model.subgraph(f"embedded_prefill_{size}"), spec, by_name, small, context, size)
+        embedded.author(logits=False, embedded=True)
+    if verify_rows:
+        verify = SignatureBuilder(model.subgraph("verify"), spec, by_name, small, context, verify_rows)
+        verify.author(logits=True, embedded=True, past_end=True)
     return Graph(model, weights)
 
 
 def plan_weight(model: Model, name: str, shape: tuple[int, int], scheme: Scheme) -> PlannedWeight:
     rows, cols = shape
-    size, dtype = {4: (rows * cols // 2, I4), 8: (rows * cols, I8), 32: (4 * rows * cols, F32)}[scheme.bits]
+    size, dtype = rows * cols * scheme.bits // 8, _STORED[scheme.bits]
     weight = Weight(name, shape, dtype, model.external(size), block=scheme.block)
     if scheme.block:
         weight.scale_buffer = model.external(rows * (cols // scheme.block) * 2)
     return PlannedWeight(weight, scheme)
+
+
+def norm_factor(weight: Array, spec: ModelSpec, scale: float = 1.0) -> Array:
+    """What a norm multiplies with: its weight in the family's form, times `scale`."""
+    return ((weight.astype(np.float64) + spec.norm_offset) * scale).astype(np.float32)
 
 
 class SignatureBuilder:
@@ -119,33 +136,60 @@ class SignatureBuilder:
         self._t = tokens
         self._ropes: dict[tuple[Rope, int], tuple[Tensor, Tensor]] = {}
         self._masks: dict[int, Tensor] = {}
+        self._shift: tuple[Tensor, Tensor] | None = None  # see _place_keys
 
-    def author(self, logits: bool) -> None:
+    def author(self, logits: bool, embedded: bool = False, past_end: bool = False) -> None:
+        """`embedded`: the tokens come as scaled rows of the embedding, as LiteRT-LM hands them to `verify`. `past_end`:
+        the last tokens may lie behind the cache, which does not keep them, as drafts at the end of a context do."""
         g, spec, t = self._g, self._spec, self._t
-        tokens = g.input("tokens", (1, t), I32)
+        rows = (1, t, spec.hidden_size)
+        tokens = g.input("embeddings", rows) if embedded else g.input("tokens", (1, t), I32)
         self._positions = g.input("input_pos", (t,), I32)
         self._mask = g.input("mask", (1, 1, t, self._context))
-        caches = []
-        for i, layer in enumerate(spec.layers):
-            k_shape = (1, layer.kv_heads, self._context, layer.head_dim)
-            v_shape = (1, layer.kv_heads, layer.head_dim, self._context)
-            caches.append((g.input(f"kv_cache_k_{i}", k_shape), g.input(f"kv_cache_v_{i}", v_shape)))
-        self._prepare()
-        h = self._embed(tokens)
+        caches = [self._cache_inputs(i, layer) for i, layer in enumerate(spec.layers)]
+        self._place_keys(past_end)
+        self._measure_distances()
+        h = self._reshape(tokens, rows[1:]) if embedded else self._embed(tokens)
         for i, layer in enumerate(spec.layers):
             h = self._layer(i, layer, h, *caches[i], last=i + 1 == len(spec.layers) and not logits)
         if logits:
             self._head(h)
 
+    def author_lookup(self, tokens: str) -> None:
+        """Only the embedding of the input `tokens`."""
+        rows = self._embed(self._g.input(tokens, (1, self._t), I32))
+        self._g.output("embeddings", self._reshape(rows, (1, *rows.shape)))
+
+    def _cache_inputs(self, i: int, layer: Layer) -> tuple[Tensor, Tensor]:
+        """The inputs with K and V of the model's layer `i`."""
+        k_shape = (1, layer.kv_heads, self._context, layer.head_dim)
+        v_shape = (1, layer.kv_heads, layer.head_dim, self._context)
+        return self._g.input(f"kv_cache_k_{i}", k_shape), self._g.input(f"kv_cache_v_{i}", v_shape)
+
     # ------------------------------------------------------------------------------------------------ shared by layers
-    def _prepare(self) -> None:
-        """Positions as numbers, and where this call's K and V go."""
+    def _place_keys(self, past_end: bool) -> None:
+        """Where this call's K and V go. DYNAMIC_UPDATE_SLICE moves an update that would reach behind the end: with
+        `past_end` the update is moved here, by `moved` rows, and takes over the rows that it covers from the cache."""
         g, t = self._g, self._t
         first = self._positions
         if t > 1:
             first = g.op("SLICE", [first, self._i32(0), self._i32(1)], (1,), ("SliceOptions", {}), dtype=I32)
+        if past_end:
+            rows = np.arange(t, dtype=np.int32)
+            start = g.op("MINIMUM", [first, self._i32(self._context - t)], (1,), _MINIMUM, dtype=I32)
+            moved = self._sub(first, start, (1,))
+            is_new = g.op("GREATER_EQUAL", [g.constant(rows), moved], (t,), ("GreaterEqualOptions", {}), dtype=BOOL)
+            is_new = g.op("CAST", [is_new], (t,), ("CastOptions", {"inDataType": BOOL, "outDataType": I32}), dtype=I32)
+            # Of the covered rows followed by the new ones, those that the update consists of.
+            jump = self._mul(is_new, self._sub(self._i32(t), moved, (1,)), (t,))
+            self._shift = (self._add(start, g.constant(rows), (t,)), self._add(g.constant(rows), jump, (t,)))
+            first = start
         self._k_start = self._concat([self._i32(0, 0), first, self._i32(0)], 0, (4,), I32)
         self._v_start = self._concat([self._i32(0, 0, 0), first], 0, (4,), I32)
+
+    def _measure_distances(self) -> None:
+        """Positions as numbers, of queries and of keys."""
+        g, t = self._g, self._t
         floats = g.op("CAST", [self._positions], (t,), self._cast(), label="positions")
         self._pos = self._reshape(floats, (t, 1))
         scalars = [g.constant(np.asarray(v, np.int32)) for v in (0, self._context, 1)]
@@ -165,7 +209,7 @@ class SignatureBuilder:
             if window:
                 limit = self._sub(self._f32(_SLOPE * np.float32(window - 1)), self._distance, shape)
             limit = self._reshape(limit, (1, 1, *shape))
-            self._masks[window] = self._g.op("MINIMUM", [self._mask, limit], limit.shape, ("MaximumMinimumOptions", {}))
+            self._masks[window] = self._g.op("MINIMUM", [self._mask, limit], limit.shape, _MINIMUM)
         return self._masks[window]
 
     def _rope_tables(self, rope: Rope, head_dim: int) -> tuple[Tensor, Tensor]:
@@ -206,6 +250,7 @@ class SignatureBuilder:
         g = self._g
         x = self._norm(h, f"layers.{i}.input_norm")
         k, v = self._key_value(i, layer, x)
+        k, v = self._shifted(k_cache, k, 2), self._shifted(v_cache, v, 3)
         k_cache = g.op("DYNAMIC_UPDATE_SLICE", [k_cache, k, self._k_start], k_cache.shape, label=f"k_{i}")
         v_cache = g.op("DYNAMIC_UPDATE_SLICE", [v_cache, v, self._v_start], v_cache.shape, label=f"v_{i}")
         g.output(f"kv_cache_k_{i}", k_cache)
@@ -213,6 +258,16 @@ class SignatureBuilder:
         if last:
             return h
         return self._after_attention(i, h, self._attend(i, layer, x, k_cache, v_cache))
+
+    def _shifted(self, cache: Tensor, rows: Tensor, axis: int) -> Tensor:
+        """New rows as they go into the cache, along `axis`."""
+        if self._shift is None:
+            return rows
+        covered, chosen = self._shift
+        pick = ("GatherOptions", {"axis": axis})
+        old = self._g.op("GATHER", [cache, covered], rows.shape, pick)
+        both = tuple(2 * d if i == axis else d for i, d in enumerate(rows.shape))
+        return self._g.op("GATHER", [self._concat([old, rows], axis, both), chosen], rows.shape, pick)
 
     def _after_attention(self, i: int, h: Tensor, attended: Tensor) -> Tensor:
         """The rest of a layer: [T, H] before it and what its heads gathered, [T, Hq * D] -> [T, H]."""
@@ -299,9 +354,7 @@ class SignatureBuilder:
         return self._mul(self._rms(x), self._factor(name, scale), x.shape)
 
     def _factor(self, name: str, scale: float = 1.0) -> Tensor:
-        """What a norm multiplies with: its weight in the family's form, times `scale`."""
-        weight = self._small[name + ".weight"].astype(np.float64) + self._spec.norm_offset
-        return self._g.constant((weight * scale).astype(np.float32))
+        return self._g.constant(norm_factor(self._small[name + ".weight"], self._spec, scale))
 
     def _rotate(self, x: Tensor, layer: Layer) -> Tensor:
         """Rope over the last axis of [T, heads, D]."""
@@ -328,13 +381,13 @@ class SignatureBuilder:
         return self._g.op("CONCATENATION", parts, shape, ("ConcatenationOptions", {"axis": axis}), dtype=dtype)
 
     def _mul(self, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return self._g.op("MUL", [a, b], shape, ("MulOptions", {}))
+        return self._g.op("MUL", [a, b], shape, ("MulOptions", {}), dtype=a.dtype)
 
     def _add(self, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return self._g.op("ADD", [a, b], shape, ("AddOptions", {}))
+        return self._g.op("ADD", [a, b], shape, ("AddOptions", {}), dtype=a.dtype)
 
     def _sub(self, a: Tensor, b: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return self._g.op("SUB", [a, b], shape, ("SubOptions", {}))
+        return self._g.op("SUB", [a, b], shape, ("SubOptions", {}), dtype=a.dtype)
 
     def _cast(self) -> tuple[str, dict[str, int]]:
         return "CastOptions", {"inDataType": I32, "outDataType": F32}

@@ -39,7 +39,7 @@ SCHEMES = ("int4-channel", "int4-block32", "int4-block64", "int4-block128", "int
 
 @dataclass(frozen=True)
 class Scheme:
-    """`bits` 4, 8 or 32 (kept as float32); `block` = weights per scale, 0 = the whole row."""
+    """`bits` 4, 8, or 16 and 32 (kept as float); `block` = weights per scale, 0 = the whole row."""
 
     bits: int
     block: int = 0
@@ -56,8 +56,8 @@ class Scheme:
 
     @property
     def name(self) -> str:
-        if self.bits == 32:
-            return "f32"
+        if self.bits >= 16:
+            return f"f{self.bits}"
         if self.bits == 8:
             return "int8"
         return f"int4-block{self.block}" if self.block else "int4-channel"
@@ -144,6 +144,40 @@ def unpack(q: Quantized) -> np.ndarray:
     return signed.reshape(q.shape)
 
 
+def pack(weights: np.ndarray, integers: np.ndarray, scales: np.ndarray, scheme: Scheme) -> Quantized:
+    """Integers int8 [O, I] and scales as stored, found elsewhere, in the form of a quantised matrix; `weights` are what
+    they stand for (for the error figures)."""
+    rows, cols = integers.shape
+    data, expected = _outputs(rows, cols, scheme)
+    assert expected is not None and expected.shape == scales.shape and expected.dtype == scales.dtype
+    if scheme.bits == 4:
+        _pack_nibbles(integers, data)
+    else:
+        data[...] = integers
+    result = Quantized(scheme, (rows, cols), data, scales)
+    difference = (dequantize(result) - weights).astype(np.float64)
+    total = float(np.square(weights, dtype=np.float64).sum())
+    result.error["rel_rms"] = (float(np.square(difference).sum()) / total) ** 0.5 if total else 0.0
+    result.error["max_abs"] = float(np.abs(difference).max(initial=0))
+    return result
+
+
+def round_scale(scale: np.ndarray, scheme: Scheme) -> np.ndarray:
+    """Positive float32 scales as the file will hold them, float32."""
+    if not scheme.block:
+        return scale
+    stored = _round_both(np.ascontiguousarray(scale, np.float32))
+    if not np.isfinite(stored).all():
+        raise ConversionError("weights above 400,000 have no float16 block scale; use int4-channel")
+    return stored.astype(np.float32)
+
+
+def _pack_nibbles(integers: np.ndarray, out: np.ndarray) -> None:
+    """int8 [O, I] -> uint8 [O, I/2], low nibble first."""
+    pairs = np.ascontiguousarray(integers).view(np.uint16)
+    np.bitwise_or(pairs & np.uint16(0x0F), (pairs >> np.uint16(4)) & np.uint16(0xF0), out=out, casting="unsafe")
+
+
 def _outputs(rows: int, cols: int, scheme: Scheme) -> tuple[np.ndarray, np.ndarray | None]:
     if scheme.bits == 32:
         return np.empty((rows, cols), np.float32), None
@@ -186,8 +220,7 @@ def _quantize_chunk(
     np.clip(q, low, high, out=q)
     integers = q.astype(np.int8).reshape(weights.shape)
     if scheme.bits == 4:
-        pairs = integers.view(np.uint16)
-        np.bitwise_or(pairs & np.uint16(0x0F), (pairs >> np.uint16(4)) & np.uint16(0xF0), out=data, casting="unsafe")
+        _pack_nibbles(integers, data)
     else:
         data[...] = integers
     difference = np.multiply(q, (scale / unit)[:, None], out=q)

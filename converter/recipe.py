@@ -70,3 +70,15 @@ class Recipe:
                 "give it int8, int4-channel or f32"
             )
         return chosen
+
+
+@dataclass(frozen=True)
+class Auto:
+    """A recipe that is still to be chosen: at most `bits` per weight of the layers' matrices, scales included."""
+
+    bits: float
+
+    def recipe(self, schemes: Mapping[str, str]) -> Recipe:
+        """`schemes`: the choice for each of those matrices. The table keeps 8 bits."""
+        rules = tuple((re.compile(re.escape(name)), Scheme.parse(scheme)) for name, scheme in schemes.items())
+        return Recipe(f"auto-{self.bits:g}", rules, Scheme(8))

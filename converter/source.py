@@ -17,6 +17,12 @@ from .errors import ConversionError
 from .family import ModelSpec
 
 
+class Rows(Protocol):
+    """Matrices, read row by row, by name."""
+
+    def rows(self, name: str, start: int, stop: int) -> np.ndarray: ...
+
+
 class Source(Protocol):
     """A checkpoint. Values come as float32, read on demand; NaN or Inf in them is a ConversionError."""
 

@@ -28,6 +28,7 @@ F16 = int(schema.TensorType.FLOAT16)
 I32 = int(schema.TensorType.INT32)
 I8 = int(schema.TensorType.INT8)
 I4 = int(schema.TensorType.INT4)
+BOOL = int(schema.TensorType.BOOL)
 _DTYPES = {"float32": F32, "float16": F16, "int32": I32, "int8": I8}
 
 
@@ -148,7 +149,23 @@ class Subgraph:
         label: str = "",
     ) -> Tensor:
         """Adds a builtin op with one output. `options` = (table name of the schema, its fields)."""
-        out = self._add(_TensorRecord(label or f"t{len(self.tensors)}", tuple(int(d) for d in shape), dtype))
+        return self.op_with_outputs(name, inputs, [(shape, dtype)], options, version=version, label=label)[0]
+
+    def op_with_outputs(
+        self,
+        name: str,
+        inputs: Sequence[Tensor | None],
+        outputs: Sequence[tuple[Sequence[int], int]],
+        options: tuple[str, dict[str, Any]] | None = None,
+        *,
+        version: int = 1,
+        label: str = "",
+    ) -> list[Tensor]:
+        """Adds a builtin op whose outputs have these shapes and types."""
+        made = [
+            self._add(_TensorRecord(label or f"t{len(self.tensors)}", tuple(int(d) for d in shape), dtype))
+            for shape, dtype in outputs
+        ]
         code = self.model.opcode(getattr(schema.BuiltinOperator, name), version)
         options_type, table = 0, None
         if options is not None:
@@ -159,8 +176,8 @@ class Subgraph:
                     raise AttributeError(f"{options[0]} has no field {key}")
                 setattr(table, key, value)
         indices = [-1 if t is None else t.index for t in inputs]
-        self.ops.append(_OpRecord(code, indices, [out.index], options_type, table))
-        return out
+        self.ops.append(_OpRecord(code, indices, [t.index for t in made], options_type, table))
+        return made
 
     def custom(self, name: str, inputs: Sequence[Tensor], shape: Sequence[int], label: str = "") -> Tensor:
         """Adds an operator that the host implements under this name, with one f32 output."""
@@ -202,11 +219,14 @@ class Model:
         self.subgraphs.append(graph)
         return graph
 
-    def layout(self) -> tuple[int, int]:
-        """Places the external buffers behind the flatbuffer; returns (flatbuffer length, model length)."""
+    def layout(self, room: int = 0, room_alignment: int = ALIGNMENT) -> tuple[int, int]:
+        """Places the external buffers behind the flatbuffer; returns (flatbuffer length, model length). `room` bytes
+        between the two, from the next multiple of `room_alignment` on, are left to somebody else."""
         for buffer in self.buffers:
             buffer.offset = 1  # a placeholder; 0 would mean "inline" and leave the field out
         length = end = len(self.serialize())
+        if room:
+            end = align(length, room_alignment) + room
         for buffer in self.buffers:
             if buffer.data is None:
                 buffer.offset = align(end)
@@ -284,9 +304,9 @@ class _Serializer:
         return int(schema.BufferEnd(b))
 
     def _quantized(self, weight: Weight, scale_tensor: int) -> int:
-        """The quantisation table of a weight; 0 for a plain f32 one."""
+        """The quantisation table of a weight; 0 for a plain float one."""
         b = self._builder
-        if weight.dtype == F32:
+        if weight.dtype in (F32, F16):
             return 0
         if weight.block:  # refers to a tensor index of the subgraph, so it cannot be shared (it is a few bytes)
             schema.BlockwiseQuantizationStart(b)

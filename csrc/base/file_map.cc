@@ -94,8 +94,12 @@ FileMap& FileMap::operator=(FileMap&& other) noexcept {
 
 void FileMap::close() {
   if (base_ != nullptr) munmap(base_, base_bytes_);
-  if (fd_ >= 0) ::close(fd_);
   base_ = nullptr;
+  close_file();
+}
+
+void FileMap::close_file() {
+  if (fd_ >= 0) ::close(fd_);
   fd_ = -1;
 }
 

@@ -34,7 +34,7 @@ class FileMap {
   std::span<std::byte> writable_bytes() const;  // empty unless kPrivateWritable
 
   const std::string& path() const { return path_; }
-  int fd() const { return fd_; }                       // owned by this object; -1 when empty
+  int fd() const { return fd_; }                       // owned by this object; -1 when empty or closed
   uint64_t file_bytes() const { return file_bytes_; }  // size of the whole file when it was opened
 
   // Touching mapped pages behind the end of a file that has shrunk kills the process (SIGBUS): check before long reads.
@@ -42,6 +42,8 @@ class FileMap {
   // Copies file bytes into `out` by system calls: unlike the mapping it turns a truncated file or a bad disk into a
   // Status. `offset` counts from the start of the file.
   Status read_at(uint64_t offset, std::span<std::byte> out) const;
+  // Gives the file descriptor back; the mapping stays, the two above no longer work.
+  void close_file();
 
  private:
   void close();

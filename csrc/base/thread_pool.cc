@@ -6,6 +6,10 @@ namespace {
 // Polls before sleeping: long enough to catch the next loop of the same operator, far shorter than a matrix product.
 constexpr int kSpins = 200;
 
+// The parts of a ticket: 24 bits of the round's number, 20 of the count, 20 of the next item.
+constexpr int kRoundShift = 40, kCountShift = 20;
+constexpr uint64_t kItems = (uint64_t{1} << 20) - 1, kRounds = (uint64_t{1} << 24) - 1;
+
 void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -27,8 +31,14 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::drain() {
-  for (int64_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) (*body_)(i);
+void ThreadPool::drain(uint64_t round) {
+  uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  while (ticket >> kRoundShift == round && (ticket & kItems) < (ticket >> kCountShift & kItems)) {
+    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
+    (*body_)(static_cast<int64_t>(ticket & kItems));
+    done_.fetch_add(1, std::memory_order_release);
+    ticket = ticket_.load(std::memory_order_acquire);
+  }
 }
 
 void ThreadPool::work() {
@@ -38,8 +48,7 @@ void ThreadPool::work() {
     round_.wait(seen, std::memory_order_acquire);
     seen = round_.load(std::memory_order_acquire);
     if (stopping_) return;
-    drain();
-    busy_.fetch_sub(1, std::memory_order_release);
+    drain(seen & kRounds);
   }
 }
 
@@ -49,13 +58,14 @@ void ThreadPool::run(int64_t count, const std::function<void(int64_t)>& body) {
     return;
   }
   body_ = &body;
-  count_ = count;
-  next_ = 0;
-  busy_ = static_cast<int>(workers_.size());
-  round_.fetch_add(1, std::memory_order_release);
+  done_.store(0, std::memory_order_relaxed);
+  const uint32_t next = round_.load(std::memory_order_relaxed) + 1;
+  const uint64_t round = next & kRounds;
+  ticket_.store(round << kRoundShift | static_cast<uint64_t>(count) << kCountShift, std::memory_order_release);
+  round_.store(next, std::memory_order_release);
   round_.notify_all();
-  drain();
-  while (busy_.load(std::memory_order_acquire) != 0) pause();
+  drain(round);
+  while (done_.load(std::memory_order_acquire) != count) pause();
 }
 
 }  // namespace tandem

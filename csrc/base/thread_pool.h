@@ -21,18 +21,21 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(index) for every index in [0, count), spread over the pool as threads become free, and returns when all
-  // are done. One caller at a time; `body` must not throw and must not call run().
+  // are done; on a busy machine the caller may do them all. count < 2^20. One caller at a time; `body` must not throw
+  // and must not call run().
   void run(int64_t count, const std::function<void(int64_t)>& body);
 
  private:
   void work();
-  void drain();
+  // Takes items of the round until none is left.
+  void drain(uint64_t round);
 
   std::vector<std::thread> workers_;
   const std::function<void(int64_t)>* body_ = nullptr;
-  int64_t count_ = 0;
-  std::atomic<int64_t> next_ = 0;
-  std::atomic<int> busy_ = 0;        // workers that have not finished the current round
+  // What is left to take: round, count and next item in one word, so that a worker that wakes up late can neither take
+  // an item of a later round nor be waited for.
+  std::atomic<uint64_t> ticket_ = 0;
+  std::atomic<int64_t> done_ = 0;    // items of the round
   std::atomic<uint32_t> round_ = 0;  // workers wait for it to change
   std::atomic<bool> stopping_ = false;
 };

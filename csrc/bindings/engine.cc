@@ -1,5 +1,7 @@
 #include "engine/engine.h"
 
+#include <pybind11/numpy.h>
+
 #include "bindings/module.h"
 #include "engine/session.h"
 
@@ -29,12 +31,35 @@ void init_engine(py::module_& module) {
              info["load_seconds"] = engine.load_seconds();
              info["kv_dtype"] = engine.kv_dtype();
              info["graph"] = engine.fast() ? "fast" : "portable";
+             info["native_steps"] = engine.native_steps();
              info["has_drafter"] = engine.bundle().manifest().drafter.has_value();
              info["warm_start"] = engine.warm_start();
              info["memory"] = plan_dict(engine.memory_plan());
              return info;
            })
       .def("stats", [](const Engine& engine) { return stats_dict(engine.stats()); })
+      .def(
+          "embed_image",
+          [](Engine& engine, const py::array_t<uint8_t, 0>& rgb, int max_soft_tokens, bool video) {
+            if (rgb.ndim() != 3 || rgb.shape(2) != 3 || rgb.strides(2) != 1 || rgb.strides(1) != 3 ||
+                rgb.strides(0) < 0) {
+              raise({Code::kInvalidRequest, "an image must be uint8 [height, width, 3] with packed rows"});
+            }
+            const py::gil_scoped_release nogil;
+            return take(
+                engine.embed_image(rgb.data(), rgb.shape(1), rgb.shape(0), rgb.strides(0), max_soft_tokens, video));
+          },
+          py::arg("rgb").noconvert(), py::arg("max_soft_tokens") = 0, py::arg("video") = false)
+      .def(
+          "embed_audio",
+          [](Engine& engine, const py::array_t<float, py::array::c_style | py::array::forcecast>& mono16k) {
+            if (mono16k.ndim() != 1) raise({Code::kInvalidRequest, "sound must be float32 [samples], mono"});
+            const py::gil_scoped_release nogil;
+            return take(engine.embed_audio({mono16k.data(), static_cast<std::size_t>(mono16k.size())}));
+          },
+          py::arg("mono16k"))
+      .def("placeholder",
+           [](const Engine& engine, const SoftTokens& tokens) { return engine.placeholder(tokens.kind); })
       .def("session", [](Engine& engine) {
         const py::gil_scoped_release nogil;
         return take(engine.new_session());

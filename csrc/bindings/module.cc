@@ -33,4 +33,5 @@ PYBIND11_MODULE(_native, module) {
   init_engine(module);
   init_session(module);
   init_memory(module);
+  init_media(module);
 }

@@ -26,6 +26,7 @@ void init_tokenizer(pybind11::module_& module);
 void init_engine(pybind11::module_& module);
 void init_session(pybind11::module_& module);
 void init_memory(pybind11::module_& module);
+void init_media(pybind11::module_& module);
 
 // Bytes by part.
 pybind11::dict plan_dict(const MemoryPlan& plan);

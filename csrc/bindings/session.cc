@@ -21,6 +21,31 @@ py::array_t<float> logits(Session& session, const std::vector<int32_t>& ids) {
   return out;
 }
 
+using Floats = py::array_t<float, py::array::c_style | py::array::forcecast>;
+
+MediaKind kind_of(const std::string& name) {
+  for (const MediaKind kind : {MediaKind::kImage, MediaKind::kVideo, MediaKind::kAudio}) {
+    if (name == media_kind_name(kind)) return kind;
+  }
+  raise({Code::kInvalidRequest, "a media kind is 'image', 'video' or 'audio', not '" + name + "'"});
+}
+
+SoftTokens soft_tokens(const Floats& values, const std::string& kind, std::string hash) {
+  if (values.ndim() != 2) raise({Code::kInvalidRequest, "embeddings must be float32 [rows, hidden size]"});
+  auto copy = std::make_shared<std::vector<float>>(values.data(), values.data() + values.size());
+  return {kind_of(kind), values.shape(0), std::move(copy), std::move(hash)};
+}
+
+// A read-only array [rows, hidden size] over the embeddings themselves, which it keeps alive.
+py::array_t<float> array_of(const SoftTokens& tokens) {
+  auto* held = new std::shared_ptr<const std::vector<float>>(tokens.values);
+  const py::capsule owner(held, [](void* p) { delete static_cast<std::shared_ptr<const std::vector<float>>*>(p); });
+  const auto width = static_cast<py::ssize_t>((*held)->size()) / std::max<py::ssize_t>(1, tokens.rows);
+  py::array_t<float> array({static_cast<py::ssize_t>(tokens.rows), width}, (*held)->data(), owner);
+  array.attr("setflags")(false);
+  return array;
+}
+
 }  // namespace
 
 py::dict stats_dict(const Stats& stats) {
@@ -38,6 +63,8 @@ py::dict stats_dict(const Stats& stats) {
   out["depths"] = stats.depths;
   out["draft_seconds"] = stats.draft_seconds;
   out["verify_seconds"] = stats.verify_seconds;
+  out["media_embedded"] = stats.media_embedded;
+  out["media_reused"] = stats.media_reused;
   return out;
 }
 
@@ -67,11 +94,30 @@ void init_session(py::module_& module) {
       .def_readonly("logprob", &Token::logprob)
       .def_readonly("from_draft", &Token::from_draft);
 
+  py::class_<SoftTokens>(module, "SoftTokens")
+      .def(py::init(&soft_tokens), py::arg("values"), py::arg("kind"), py::arg("hash") = "")
+      .def_readonly("rows", &SoftTokens::rows)
+      .def_property_readonly("kind", [](const SoftTokens& tokens) { return media_kind_name(tokens.kind); })
+      .def_readonly("hash", &SoftTokens::hash)
+      .def_property_readonly("values", &array_of);
+
   py::class_<Session>(module, "Session")
       .def_property_readonly("position", &Session::position)
+      .def_property_readonly("prefilled", &Session::prefilled)
       .def(
-          "prefill", [](Session& session, const std::vector<int32_t>& ids) { check(session.prefill(ids)); },
+          "prefill",
+          [](Session& session, const std::vector<int32_t>& ids) {
+            check(session.prefill(std::span<const int32_t>(ids)));
+          },
           py::arg("ids"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "prefill_parts",
+          [](Session& session, const std::vector<PromptPart>& parts) { check(session.prefill(parts)); },
+          py::arg("parts"), py::call_guard<py::gil_scoped_release>())
+      .def(
+          "common_prefix",
+          [](const Session& session, const std::vector<PromptPart>& parts) { return session.common_prefix(parts); },
+          py::arg("parts"))
       .def("logits", &logits, py::arg("ids"))
       .def(
           "rewind", [](Session& session, int64_t position) { check(session.rewind(position)); }, py::arg("position"))
@@ -83,7 +129,7 @@ void init_session(py::module_& module) {
           "draft",
           [](Session& session, int count) {
             std::vector<int32_t> ids;
-            check(session.draft(count, ids));
+            check(session.draft(count, {}, ids));
             return ids;
           },
           py::arg("count"), py::call_guard<py::gil_scoped_release>())

@@ -111,7 +111,7 @@ std::string section_name(const SectionInfo& section) {
   }
   if (name.empty()) {
     const bool is_model = section.type_id == kTfLiteModelType || section.type_id == kTfLiteWeightsType;
-    name = is_model ? "tf_lite_prefill_decode" : section.type;  // the container's default
+    name = is_model ? std::string(kMainModelSection) : section.type;  // the container's default
   }
   if (section.type_id == kTfLiteWeightsType) name += ".weights";  // shares its model_type with the model it belongs to
   return name;
@@ -151,6 +151,14 @@ Result<std::vector<SectionInfo>> read_sections(FlatReader& reader) {
   return sections;
 }
 
+// Whether `section` is an embedder that shares the bytes of the main model `host`.
+bool lies_inside(const SectionInfo& section, const SectionInfo& host) {
+  return section.name == kEmbedderSection && section.type_id == kTfLiteModelType && host.name == kMainModelSection &&
+         host.type_id == kTfLiteModelType && section.offset > host.offset && section.offset % kHeaderBlockBytes == 0 &&
+         section.bytes > 0 && section.offset - host.offset <= host.bytes &&
+         section.bytes <= host.bytes - (section.offset - host.offset);
+}
+
 }  // namespace
 
 Result<ContainerHeader> parse_header(std::span<const std::byte> block) {
@@ -181,11 +189,16 @@ Result<ContainerHeader> parse_header(std::span<const std::byte> block) {
   return header;
 }
 
-Status check_layout(const ContainerHeader& header, uint64_t file_bytes) {
+Status check_layout(ContainerHeader& header, uint64_t file_bytes) {
   const auto align = [](uint64_t at) { return (at + kHeaderBlockBytes - 1) / kHeaderBlockBytes * kHeaderBlockBytes; };
   uint64_t expected = kHeaderBlockBytes;
   uint64_t end = 0;
-  for (const SectionInfo& section : header.sections) {
+  for (size_t i = 0; i < header.sections.size(); ++i) {
+    SectionInfo& section = header.sections[i];
+    if (i > 0 && lies_inside(section, header.sections[i - 1])) {
+      section.nested = true;
+      continue;
+    }
     if (section.offset != expected) {
       return damaged("section '" + section.name + "' begins at byte " + std::to_string(section.offset) + ", expected " +
                      std::to_string(expected));

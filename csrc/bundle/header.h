@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,8 @@ inline constexpr uint64_t kHeaderBlockBytes = 16384;  // the header and its padd
 inline constexpr uint32_t kContainerMajor = 1;
 inline constexpr int kTfLiteModelType = 3;  // AnySectionDataType
 inline constexpr int kTfLiteWeightsType = 7;
+inline constexpr std::string_view kMainModelSection = "tf_lite_prefill_decode";
+inline constexpr std::string_view kEmbedderSection = "tf_lite_embedder";  // only for other runtimes
 inline constexpr size_t kMaxSections = 64;
 inline constexpr size_t kMaxSectionItems = 64;
 inline constexpr size_t kMaxNameBytes = 128;
@@ -28,6 +31,7 @@ struct SectionInfo {
   int type_id = 0;      // AnySectionDataType of the container's schema
   uint64_t offset = 0;  // in the file
   uint64_t bytes = 0;
+  bool nested = false;  // a part of the section before it, with which it shares its bytes
   std::vector<std::pair<std::string, std::string>> items;  // its text items (model_type, backend_constraint, ...)
 };
 
@@ -41,7 +45,8 @@ struct ContainerHeader {
 // the file: the caller does.
 Result<ContainerHeader> parse_header(std::span<const std::byte> block);
 
-// Checks that sections are ordered, aligned, without overlap or hole, and inside a file of `file_bytes` bytes.
-Status check_layout(const ContainerHeader& header, uint64_t file_bytes);
+// Checks that sections are ordered, aligned, without overlap or hole, and inside a file of `file_bytes` bytes. One
+// overlap is allowed and marked as `nested`: the embedder lies inside the model whose embedding table it shares.
+Status check_layout(ContainerHeader& header, uint64_t file_bytes);
 
 }  // namespace tandem

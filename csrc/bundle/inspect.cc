@@ -26,7 +26,7 @@ std::string inspect(const Bundle& bundle) {
     entry.set("offset", section.offset).set("bytes", section.bytes);
     entry.set("items", std::move(items));
     sections.add(std::move(entry));
-    section_bytes += section.bytes;
+    if (!section.nested) section_bytes += section.bytes;
   }
 
   const uint64_t file_bytes = bundle.file().file_bytes();

@@ -286,6 +286,36 @@ Manifest::Tokens read_tokens(const Fields& fields, int vocab) {
   return tokens;
 }
 
+MediaSpec read_media_spec(const Fields& fields, int vocab) {
+  const int64_t last = int64_t{vocab} - 1;
+  MediaSpec media;
+  if (fields.has("image")) {
+    const Fields from = fields.object("image");
+    MediaSpec::Image image;
+    image.patch = from.small("patch", 1, kMaxPatch);
+    image.positions = from.small("positions", 1, kMaxHidden);
+    image.soft_tokens = from.integers("soft_tokens", 1, kMaxSoftTokenBudgets, 1, kMaxSoftTokenBudget);
+    std::sort(image.soft_tokens.begin(), image.soft_tokens.end());
+    image.default_soft_tokens = from.small("default_soft_tokens", 1, kMaxSoftTokenBudget);
+    image.token = from.small("token", 0, last);
+    image.video_token = from.small("video_token", 0, last);
+    image.begin = from.small("begin", 0, last);
+    image.end = from.small("end", 0, last);
+    media.image = image;
+  }
+  if (fields.has("audio")) {
+    const Fields from = fields.object("audio");
+    MediaSpec::Audio audio;
+    audio.frame = from.small("frame", 1, kMaxAudioFrame);
+    audio.sample_rate = from.small("sample_rate", 1, kMaxAudioFrame);
+    audio.token = from.small("token", 0, last);
+    audio.begin = from.small("begin", 0, last);
+    audio.end = from.small("end", 0, last);
+    media.audio = audio;
+  }
+  return media;
+}
+
 Manifest read_manifest(const Fields& fields) {
   Manifest manifest;
   manifest.format = kManifestFormat;
@@ -313,6 +343,7 @@ Manifest read_manifest(const Fields& fields) {
   }
   manifest.add_bos = fields.boolean("add_bos");
   if (fields.has("drafter")) manifest.drafter = read_drafter(fields.object("drafter"), manifest);
+  if (fields.has("media")) manifest.media = read_media_spec(fields.object("media"), manifest.model.vocab_size);
 
   const Fields sections = fields.object("sections");
   for (const Json::Member& member : sections.members()) {

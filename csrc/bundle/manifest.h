@@ -30,6 +30,10 @@ inline constexpr size_t kMaxLayers = 1 << 10;
 inline constexpr size_t kMaxPrefillSizes = 64;
 inline constexpr size_t kMaxEosIds = 256;
 inline constexpr size_t kMaxMediaFields = 256;
+inline constexpr int64_t kMaxPatch = 1 << 10;
+inline constexpr int64_t kMaxSoftTokenBudget = 1 << 16;
+inline constexpr size_t kMaxSoftTokenBudgets = 64;
+inline constexpr int64_t kMaxAudioFrame = 1 << 20;
 
 // Rotary embedding: pairs (i, i + head_dim/2), frequency theta^(-2i/head_dim) / factor for i < rotated, 0 beyond.
 struct RopeSpec {
@@ -86,6 +90,24 @@ struct DrafterSpec {
   std::string quantization;
 };
 
+// What a host must know to prepare images and sound and to place them in a prompt (converter/media.py).
+struct MediaSpec {
+  struct Image {
+    int patch = 0;                 // pixels per side of what becomes one soft token
+    int positions = 0;             // columns, and rows, that the model tells apart
+    std::vector<int> soft_tokens;  // budgets of one image, ascending
+    int default_soft_tokens = 0;   // one of them
+    int token = 0, video_token = 0, begin = 0, end = 0;
+  };
+  struct Audio {
+    int frame = 0;        // samples that become one soft token
+    int sample_rate = 0;  // Hz
+    int token = 0, begin = 0, end = 0;
+  };
+  std::optional<Image> image;
+  std::optional<Audio> audio;
+};
+
 struct Manifest {
   struct Source {
     std::string fingerprint;  // hex sha256 of the checkpoint that was converted
@@ -116,6 +138,7 @@ struct Manifest {
   std::optional<std::string> chat_template;
   bool add_bos = false;
   std::optional<DrafterSpec> drafter;
+  MediaSpec media;
   std::map<std::string, Section> sections;  // by section name; all but the manifest's own
 };
 

@@ -14,7 +14,8 @@ constexpr size_t kChunkBytes = size_t{4} << 20;
 // Reads a file front to back in chunks and reports progress.
 class Stream {
  public:
-  Stream(const FileMap& file, const VerifyProgress& progress) : file_(file), progress_(progress), chunk_(kChunkBytes) {}
+  Stream(const FileMap& file, const VerifyProgress& progress, uint64_t begin = 0)
+      : file_(file), progress_(progress), chunk_(kChunkBytes), at_(begin) {}
 
   uint64_t position() const { return at_; }
 
@@ -35,13 +36,18 @@ class Stream {
   const FileMap& file_;
   const VerifyProgress& progress_;
   std::vector<std::byte> chunk_;
-  uint64_t at_ = 0;
+  uint64_t at_;
 };
 
 Result<std::string> hash_to(Stream& stream, uint64_t end) {
   Sha256 hash;
   TANDEM_RETURN_IF_ERROR(stream.read_to(end, [&](std::span<const std::byte> part) { hash.update(part); }));
   return to_hex(hash.finish());
+}
+
+Result<std::string> hash_again(const FileMap& file, const SectionInfo& section, const VerifyProgress& progress) {
+  Stream stream(file, progress, section.offset);
+  return hash_to(stream, section.offset + section.bytes);
 }
 
 // Whether the bytes up to `end` are all zero.
@@ -65,19 +71,29 @@ Result<std::vector<std::string>> verify(const Bundle& bundle, const VerifyProgre
   TANDEM_ASSIGN_OR_RETURN(const std::string header_hash, hash_to(stream, kHeaderBlockBytes));
   if (header_hash != manifest.header_sha256) problems.push_back("the header has changed since the bundle was opened");
 
-  for (size_t i = 0; i < bundle.sections().size(); ++i) {
-    const SectionInfo& section = bundle.sections()[i];
-    TANDEM_ASSIGN_OR_RETURN(const std::string hash, hash_to(stream, section.offset + section.bytes));
+  const std::vector<SectionInfo>& sections = bundle.sections();
+  // A nested section's bytes went by with its host: reading them again can be cancelled, but is no progress.
+  const VerifyProgress stalled = [&](uint64_t, uint64_t total) {
+    return !progress || progress(stream.position(), total);
+  };
+  for (size_t i = 0; i < sections.size(); ++i) {
+    const SectionInfo& section = sections[i];
+    const uint64_t end = section.offset + section.bytes;
+    TANDEM_ASSIGN_OR_RETURN(const std::string hash,
+                            section.nested ? hash_again(file, section, stalled) : hash_to(stream, end));
     const auto entry = manifest.sections.find(section.name);  // open() made sure: all but the manifest have one
     const bool damaged = entry != manifest.sections.end() && hash != entry->second.sha256;
     if (damaged) {
       problems.push_back("section '" + section.name + "' is damaged: its sha256 is " + hash + ", expected " +
                          entry->second.sha256);
     }
-    const bool last = i + 1 == bundle.sections().size();
-    const uint64_t next = last ? file.file_bytes() : bundle.sections()[i + 1].offset;
-    TANDEM_ASSIGN_OR_RETURN(const bool padded_with_zeros, zero_to(stream, next));
-    if (!padded_with_zeros) problems.push_back("the padding behind section '" + section.name + "' is not zero");
+    if (!section.nested) {
+      const auto next = std::find_if(sections.begin() + static_cast<std::ptrdiff_t>(i) + 1, sections.end(),
+                                     [](const SectionInfo& one) { return !one.nested; });
+      const uint64_t next_begin = next == sections.end() ? file.file_bytes() : next->offset;
+      TANDEM_ASSIGN_OR_RETURN(const bool padded_with_zeros, zero_to(stream, next_begin));
+      if (!padded_with_zeros) problems.push_back("the padding behind section '" + section.name + "' is not zero");
+    }
 
     if (section.type_id == kTfLiteModelType && !damaged) {
       TANDEM_RETURN_IF_ERROR(file.check_size());  // the walk touches mapped pages

@@ -67,6 +67,8 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
     TANDEM_RETURN_IF_ERROR(engine->create_target(options, cpu));
   }
   TANDEM_RETURN_IF_ERROR(engine->create_drafter(options, cpu, cache_name));
+  engine->media_ = std::make_unique<MediaEncoder>(engine->bundle_, engine->environment_, creation_mutex(), cpu,
+                                                  options.cache_dir, cache_name);
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
 }
@@ -94,11 +96,12 @@ Status Engine::create_target(const EngineOptions& options, const litert::CpuOpti
   TANDEM_RETURN_IF_ERROR(check_memory(memory, max_context_, available_memory()));
   if (fast_) {
     kv_dtype_ = options.kv_dtype;
-    TANDEM_ASSIGN_OR_RETURN(
-        target_, FastTarget::create(environment_, *model_, bundle_.manifest().model, max_context_, kv_type, cpu));
+    TANDEM_ASSIGN_OR_RETURN(target_, FastTarget::create(environment_, *model_, bundle_.manifest().model,
+                                                        {bundle_.section(kModelSection), bundle_.section(kWeightTable)},
+                                                        max_context_, kv_type, cpu));
   } else {
     kv_dtype_ = "f32";
-    TANDEM_ASSIGN_OR_RETURN(target_, PortableTarget::create(environment_, *model_, cpu));
+    TANDEM_ASSIGN_OR_RETURN(target_, PortableTarget::create(environment_, *model_, manifest.model.hidden_size, cpu));
   }
   return {};
 }
@@ -129,6 +132,8 @@ Status Engine::create_drafter(const EngineOptions& options, const litert::CpuOpt
   return {};
 }
 
+bool Engine::native_steps() const { return fast_ && static_cast<const FastTarget&>(*target_).native(); }
+
 Stats Engine::stats() const {
   const std::lock_guard lock(stats_mutex_);
   return stats_;
@@ -137,6 +142,39 @@ Stats Engine::stats() const {
 void Engine::add_stats(const Stats& after, const Stats& before) {
   const std::lock_guard lock(stats_mutex_);
   add_difference(stats_, after, before);
+}
+
+Result<SoftTokens> Engine::counted(Result<SoftTokens> tokens, bool reused) {
+  if (tokens.ok()) {
+    const std::lock_guard lock(stats_mutex_);
+    ++(reused ? stats_.media_reused : stats_.media_embedded);
+  }
+  return tokens;
+}
+
+Result<SoftTokens> Engine::embed_image(const uint8_t* rgb, int64_t width, int64_t height, int64_t row_stride,
+                                       int max_soft_tokens, bool video) {
+  bool reused = false;
+  Result<SoftTokens> tokens = media_->image(rgb, width, height, row_stride, max_soft_tokens, video, &reused);
+  return counted(std::move(tokens), reused);
+}
+
+Result<SoftTokens> Engine::embed_audio(std::span<const float> mono16k) {
+  bool reused = false;
+  Result<SoftTokens> tokens = media_->audio(mono16k, &reused);
+  return counted(std::move(tokens), reused);
+}
+
+int32_t Engine::placeholder(MediaKind kind) const {
+  const MediaSpec& media = bundle_.manifest().media;
+  if (kind == MediaKind::kAudio) return media.audio ? media.audio->token : -1;
+  if (!media.image) return -1;
+  return kind == MediaKind::kImage ? media.image->token : media.image->video_token;
+}
+
+bool Engine::is_placeholder(int32_t id) const {
+  return id == placeholder(MediaKind::kImage) || id == placeholder(MediaKind::kVideo) ||
+         id == placeholder(MediaKind::kAudio);
 }
 
 Result<std::unique_ptr<Session>> Engine::new_session() {

@@ -5,11 +5,13 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 
 #include "base/status.h"
 #include "bundle/reader.h"
 #include "decode/depth_controller.h"
+#include "engine/media_encoder.h"
 #include "engine/memory_plan.h"
 #include "engine/stats.h"
 #include "litert/handles.h"
@@ -38,6 +40,16 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   Result<std::unique_ptr<Session>> new_session();
 
+  // Embeddings of an image (or of a frame of a video) and of sound, for Session::prefill. What was seen or heard lately
+  // is remembered. Arguments and errors as MediaEncoder's.
+  Result<SoftTokens> embed_image(const uint8_t* rgb, int64_t width, int64_t height, int64_t row_stride,
+                                 int max_soft_tokens, bool video);
+  Result<SoftTokens> embed_audio(std::span<const float> mono16k);
+  // The id that stands for each soft token of this kind in a sequence; -1 when the model has no such input.
+  int32_t placeholder(MediaKind kind) const;
+  // Whether the id stands for a soft token of any kind.
+  bool is_placeholder(int32_t id) const;
+
   const Bundle& bundle() const { return bundle_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   Target& target() { return *target_; }
@@ -49,6 +61,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   const MemoryPlan& memory_plan() const { return memory_plan_; }  // with one session at max_context
   double load_seconds() const { return load_seconds_; }
   bool fast() const { return fast_; }  // runs the fast graphs
+  bool native_steps() const;           // runs steps of a few tokens without a graph
   const std::string& kv_dtype() const { return kv_dtype_; }
   bool warm_start() const { return warm_start_; }  // packed weights came from the cache folder
   Stats stats() const;                             // of all sessions, those that are gone included
@@ -57,6 +70,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
  private:
   Status create_target(const EngineOptions& options, const litert::CpuOptions& cpu);
+  Result<SoftTokens> counted(Result<SoftTokens> tokens, bool reused);
   Status create_drafter(const EngineOptions& options, const litert::CpuOptions& cpu, const std::string& cache_name);
 
   explicit Engine(Bundle bundle) : bundle_(std::move(bundle)) {}
@@ -71,6 +85,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::unique_ptr<litert::Model> drafter_model_;
   std::unique_ptr<litert::WeightCache> drafter_cache_;
   std::unique_ptr<Drafter> drafter_;
+  std::unique_ptr<MediaEncoder> media_;
   DepthController depth_controller_;
   mutable std::mutex stats_mutex_;
   Stats stats_;

@@ -43,10 +43,11 @@ Rows count_rows(const MemoryInputs& inputs) {
       const int64_t head = rows_of(key, "tandem_head_");
       grow(rows.body, body);
       grow(rows.head, head);
-      rows.body_graphs += body > 0;
+      // Of large images only the graph is there before the first one comes.
+      rows.body_graphs += body > 0 || key.starts_with("tandem_block_");
       rows.head_graphs += head > 0;
     } else {
-      const int64_t prefill = rows_of(key, "prefill_");
+      const int64_t prefill = std::max(rows_of(key, "prefill_"), rows_of(key, "embedded_prefill_"));
       grow(rows.body, prefill);
       rows.body_graphs += prefill > 0 || key == "decode";
       rows.head_graphs += key == "decode";

@@ -3,13 +3,15 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <iterator>
 
 namespace tandem {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kLongMatch = 5;  // tokens before an n-gram draft that agree, for it to count as trustworthy
+constexpr int64_t kPrefillPiece = 2048;  // tokens after which a long prefill says how far it has come
+constexpr int kLongMatch = 5;            // tokens before an n-gram draft that agree, for it to count as trustworthy
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -23,14 +25,42 @@ Status Session::check(std::span<const int32_t> ids) const {
                                          " is outside the vocabulary (0 to " + std::to_string(vocab - 1) + ")"};
     }
   }
-  const int64_t total = position() + static_cast<int64_t>(ids.size());
+  return check_length(static_cast<int64_t>(ids.size()));
+}
+
+Status Session::check_length(int64_t more) const {
+  const int64_t total = position() + more;
   if (total > engine_->max_context()) {
     return {Code::kContextLength, "the sequence would have " + std::to_string(total) + " tokens (" +
-                                      std::to_string(position()) + " + " + std::to_string(ids.size()) +
+                                      std::to_string(position()) + " + " + std::to_string(more) +
                                       ") but the context holds " + std::to_string(engine_->max_context()) +
                                       "; shorten the prompt, rewind, or use a bundle with a larger context"};
   }
   return {};
+}
+
+Status Session::check(const SoftTokens& media) const {
+  const std::string what = media_kind_name(media.kind);
+  if (engine_->placeholder(media.kind) < 0) {
+    return {Code::kInvalidRequest, "this model takes no " + what + "; use a bundle of a model that does"};
+  }
+  const int64_t hidden = engine_->bundle().manifest().model.hidden_size;
+  if (media.rows < 1 || media.values == nullptr || static_cast<int64_t>(media.values->size()) != media.rows * hidden) {
+    return {Code::kInvalidRequest,
+            "embeddings of " + what + " must be [rows, " + std::to_string(hidden) + "] with at least one row"};
+  }
+  return {};
+}
+
+Status Session::check_can_step() const {
+  if (!ends_in_media()) return {};
+  return {Code::kInvalidRequest, "the sequence ends with an image or sound; prefill a token after it (its end marker)"};
+}
+
+void Session::truncate(int64_t position) {
+  tokens_.resize(static_cast<std::size_t>(position));
+  while (!spans_.empty() && spans_.back().first >= position) spans_.pop_back();
+  if (!spans_.empty()) spans_.back().rows = std::min(spans_.back().rows, position - spans_.back().first);
 }
 
 void Session::publish() {
@@ -41,25 +71,84 @@ void Session::publish() {
 Status Session::catch_up(int64_t until) {
   if (cached_ >= until) return {};
   const std::span<const int32_t> todo(tokens_.data() + cached_, static_cast<std::size_t>(until - cached_));
-  int64_t done = 0;
-  const Status status = engine_->target().prefill(*cache_, cached_, todo, cancelled_, &done);
-  cached_ += done;
+  std::vector<SoftRows> soft;
+  for (const Span& span : spans_) {
+    if (span.end() > cached_ && span.first < until) {
+      soft.push_back({span.first, span.rows, span.media.values->data(), span.block()});
+    }
+  }
+  Status status;
+  const int64_t start = cached_;
+  while (cached_ < until && status.ok()) {
+    const int64_t piece = std::min(kPrefillPiece, until - cached_), take = whole_blocks(soft, cached_, piece);
+    int64_t done = 0;
+    status = engine_->target().prefill(
+        *cache_, cached_, todo.subspan(static_cast<std::size_t>(cached_ - start), static_cast<std::size_t>(take)), soft,
+        cancelled_, &done);
+    cached_ += done;
+    prefilled_ = cached_ - start;
+  }
   return status;
 }
 
 Status Session::prefill(std::span<const int32_t> ids) {
   TANDEM_RETURN_IF_ERROR(check(ids));
+  return append(ids, {});
+}
+
+Status Session::prefill(std::span<const PromptPart> parts) {
+  std::vector<int32_t> ids;
+  std::vector<Span> spans;
+  for (const PromptPart& part : parts) {
+    if (const auto* text = std::get_if<std::vector<int32_t>>(&part)) {
+      TANDEM_RETURN_IF_ERROR(check(*text));
+      ids.insert(ids.end(), text->begin(), text->end());
+    } else {
+      const SoftTokens& media = std::get<SoftTokens>(part);
+      TANDEM_RETURN_IF_ERROR(check(media));
+      TANDEM_RETURN_IF_ERROR(check_length(static_cast<int64_t>(ids.size()) + media.rows));
+      spans.push_back({position() + static_cast<int64_t>(ids.size()), media.rows, media});
+      ids.insert(ids.end(), static_cast<std::size_t>(media.rows), engine_->placeholder(media.kind));
+    }
+  }
+  TANDEM_RETURN_IF_ERROR(check_length(static_cast<int64_t>(ids.size())));
+  return append(ids, std::move(spans));
+}
+
+int64_t Session::common_prefix(std::span<const PromptPart> parts) const {
+  int64_t at = 0;
+  auto span = spans_.begin();
+  for (const PromptPart& part : parts) {
+    if (const auto* media = std::get_if<SoftTokens>(&part)) {
+      if (span == spans_.end() || span->first != at || span->rows != media->rows || span->media.kind != media->kind ||
+          media->hash.empty() || span->media.hash != media->hash) {
+        return at;
+      }
+      at = span++->end();
+    } else {
+      for (const int32_t id : std::get<std::vector<int32_t>>(part)) {
+        const bool soft = span != spans_.end() && span->first == at;
+        if (soft || at == position() || tokens_[static_cast<std::size_t>(at)] != id) return at;
+        ++at;
+      }
+    }
+  }
+  return at;
+}
+
+Status Session::append(std::span<const int32_t> ids, std::vector<Span> spans) {
   if (ids.empty()) return {};
   cancelled_ = false;
+  prefilled_ = 0;
   ++changes_;
   const auto start = Clock::now();
   const int64_t before = position();
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
-  // The last token waits: the step that needs its logits runs it.
-  const Status status = catch_up(position() - 1);
-  if (!status.ok()) {
-    tokens_.resize(static_cast<std::size_t>(std::max(before, cached_)));
-  }
+  std::move(spans.begin(), spans.end(), std::back_inserter(spans_));
+  // The last token waits: the step that needs its logits runs it. A soft one cannot be run alone.
+  const Status status = catch_up(ends_in_media() ? position() : position() - 1);
+  if (!status.ok()) truncate(status.code() == Code::kInvalidRequest ? before : std::max(before, cached_));
+  if (cached_ > position()) cached_ = cache_->rewind(position());
   stats_.prefill_tokens += position() - before;
   stats_.prefill_seconds += seconds_since(start);
   publish();
@@ -88,8 +177,15 @@ Status Session::rewind(int64_t target) {
     return {Code::kInvalidRequest, "cannot rewind to " + std::to_string(target) + ": the session holds " +
                                        std::to_string(position()) + " tokens"};
   }
+  for (const Span& span : spans_) {
+    if (span.block() && span.first < target && target < span.end()) {
+      return {Code::kInvalidRequest,
+              "cannot rewind to " + std::to_string(target) + ", which is inside an image: rewind to its begin (" +
+                  std::to_string(span.first) + ") or its end (" + std::to_string(span.end()) + ")"};
+    }
+  }
   ++changes_;
-  tokens_.resize(static_cast<std::size_t>(target));
+  truncate(target);
   ngrams_.truncate(target);
   if (target < cached_) cached_ = cache_->rewind(target);
   return {};
@@ -97,6 +193,7 @@ Status Session::rewind(int64_t target) {
 
 Status Session::step(std::span<const int32_t> drafts, DraftRound& round) {
   const int64_t last = position() - 1;
+  TANDEM_RETURN_IF_ERROR(check_can_step());
   TANDEM_RETURN_IF_ERROR(catch_up(last));
   float* logits = round.begin(drafts);
   std::vector<int32_t> ids{tokens_.back()};
@@ -114,10 +211,10 @@ bool Session::can_draft() const {
   return engine_->drafter() != nullptr && cached_ >= last && Drafter::ready(*cache_, last);
 }
 
-Status Session::draft(int count, std::vector<int32_t>& out) {
+Status Session::draft(int count, std::span<const int32_t> suppressed, std::vector<int32_t>& out) {
   out.clear();
   if (!can_draft()) return {};
-  return engine_->drafter()->draft(*cache_, position() - 1, tokens_.back(), count, out);
+  return engine_->drafter()->draft(*cache_, position() - 1, tokens_.back(), count, suppressed, out);
 }
 
 const char* finish_reason_name(FinishReason reason) {
@@ -159,6 +256,7 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, const S
         Code::kInvalidRequest,
         "simulate_acceptance measures a drafter: it needs a bundle with one, open with drafter 'auto' or 'on'");
   }
+  TANDEM_RETURN_IF_ERROR(session.check_can_step());
   session.cancelled_ = false;
   session.stats_.time_to_first_token = 0;
   std::unique_ptr<Generation> generation(new Generation(session, params));
@@ -210,11 +308,15 @@ Status Generation::draft() {
     choice = engine.depth_controller().choose(available);
   }
   if (choice.depth > 0 && choice.source == DraftSource::kModel) {
-    TANDEM_RETURN_IF_ERROR(session_.draft(choice.depth, drafts_));
+    TANDEM_RETURN_IF_ERROR(session_.draft(choice.depth, params_.suppress_ids, drafts_));
   } else if (choice.depth > 0) {
     lookup.ids.resize(static_cast<std::size_t>(choice.depth));
     drafts_ = std::move(lookup.ids);
   }
+  // No soft token is ever predicted: what lookups found beside an image ends there.
+  const auto soft = std::find_if(drafts_.begin(), drafts_.end(), [&](int32_t id) { return engine.is_placeholder(id); });
+  drafts_.erase(soft, drafts_.end());
+  choice.depth = static_cast<int>(drafts_.size());
   measured_.choice = choice;
   measured_.draft_seconds = seconds_since(start);
   return {};
@@ -222,6 +324,7 @@ Status Generation::draft() {
 
 Status Generation::begin_round() {
   end_round();
+  TANDEM_RETURN_IF_ERROR(session_.check_can_step());
   // The drafter reads the cache up to the last token but one.
   TANDEM_RETURN_IF_ERROR(session_.catch_up(session_.position() - 1));
   TANDEM_RETURN_IF_ERROR(draft());

@@ -8,6 +8,7 @@
 #include <random>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "base/status.h"
@@ -22,6 +23,9 @@
 
 namespace tandem {
 
+// A piece of a prompt: token ids, or an image or sound.
+using PromptPart = std::variant<std::vector<int32_t>, SoftTokens>;
+
 class Session {
  public:
   Session(std::shared_ptr<Engine> engine, std::unique_ptr<TargetCache> cache)
@@ -29,20 +33,30 @@ class Session {
 
   // Number of tokens in the sequence.
   int64_t position() const { return static_cast<int64_t>(tokens_.size()); }
+  // How many tokens of the running (or newest) prefill are done; safe from any thread.
+  int64_t prefilled() const { return prefilled_; }
 
   // Appends ids. kContextLength or kInvalidRequest leave the session as it was; kCancelled keeps the part that was
   // done.
   Status prefill(std::span<const int32_t> ids);
+  // The same for ids with images and sound between them, each image a block of its own whose tokens see each other. In
+  // the sequence an id stands for every soft token (Engine::placeholder). A generation can begin after an id only.
+  Status prefill(std::span<const PromptPart> parts);
+
+  // How many tokens at the sequence's beginning are those that `parts` would make, never a part of an image: what need
+  // not be computed again for such a prompt, after a rewind() to there. Images and sound are compared by their hash.
+  int64_t common_prefix(std::span<const PromptPart> parts) const;
 
   // Appends ids and writes the logits that follow each, float32 [ids.size(), vocab_size], to `out`.
   Status logits(std::span<const int32_t> ids, float* out);
 
-  // Forgets everything from `position` on (0 <= position <= position()).
+  // Forgets everything from `position` on (0 <= position <= position()). kInvalidRequest for a position inside an
+  // image.
   Status rewind(int64_t position);
 
   // What the drafter expects to follow: at most `count` tokens, none where it cannot say (no drafter, or no step has
   // just been made). Changes nothing.
-  Status draft(int count, std::vector<int32_t>& out);
+  Status draft(int count, std::span<const int32_t> suppressed, std::vector<int32_t>& out);
 
   // Stops the running or the next call at its next step; safe from any thread.
   void cancel() { cancelled_ = true; }
@@ -55,7 +69,26 @@ class Session {
  private:
   friend class Generation;
 
+  // Soft tokens and where they stand.
+  struct Span {
+    int64_t first = 0;
+    int64_t rows = 0;  // fewer than the media has when the sequence was cut inside a sound
+    SoftTokens media;
+
+    int64_t end() const { return first + rows; }
+    bool block() const { return media.kind != MediaKind::kAudio; }
+  };
+
   Status check(std::span<const int32_t> ids) const;
+  Status check_length(int64_t more) const;
+  Status check(const SoftTokens& media) const;
+  // Appends `ids` with `spans` among them.
+  Status append(std::span<const int32_t> ids, std::vector<Span> spans);
+  // Shortens the sequence, not the cache.
+  void truncate(int64_t position);
+  bool ends_in_media() const { return !spans_.empty() && spans_.back().end() == position(); }
+  // An error when the sequence ends in media: what follows is predicted after an id.
+  Status check_can_step() const;
   // Whether the drafter can go on from the last token.
   bool can_draft() const;
   // Adds what was counted since the last call to the engine's statistics.
@@ -68,8 +101,10 @@ class Session {
   std::shared_ptr<Engine> engine_;
   std::unique_ptr<TargetCache> cache_;
   std::vector<int32_t> tokens_;
-  int64_t cached_ = 0;  // tokens_[0, cached_) have their KV; the newest token usually waits for its decode step
+  std::vector<Span> spans_;  // in order; the embeddings stay, for a cache that has to be filled again
+  int64_t cached_ = 0;       // tokens_[0, cached_) have their KV; the newest token usually waits for its decode step
   std::atomic<bool> cancelled_ = false;
+  std::atomic<int64_t> prefilled_ = 0;
   int64_t changes_ = 0;  // counts what ends a round: prefills, rewinds, ...
   NgramDrafter ngrams_;  // covers tokens_, or less
   Stats stats_, published_;

@@ -27,6 +27,8 @@ void add_difference(Stats& total, const Stats& after, const Stats& before) {
   add_difference(total.depths, after.depths, before.depths);
   total.draft_seconds += after.draft_seconds - before.draft_seconds;
   total.verify_seconds += after.verify_seconds - before.verify_seconds;
+  total.media_embedded += after.media_embedded - before.media_embedded;
+  total.media_reused += after.media_reused - before.media_reused;
 }
 
 }  // namespace tandem

@@ -23,6 +23,10 @@ struct Stats {
   std::vector<int64_t> depths;                // rounds with 0, 1, 2, ... drafts
   double draft_seconds = 0;
   double verify_seconds = 0;  // of the steps that had drafts
+
+  // Images and pieces of sound, of an engine only: no session makes them.
+  int64_t media_embedded = 0;
+  int64_t media_reused = 0;  // they were remembered
 };
 
 // Adds what happened between `before` and `after`, two readings of one session's counters, to `total`. The time to the

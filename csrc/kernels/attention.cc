@@ -68,7 +68,10 @@ Result<AttentionPlan> plan_attention(const AttentionCall& call, Isa isa) {
   if (call.tokens < 1 || call.first_position < 0 || call.window < 0)
     return invalid("no tokens, or a negative position or window");
   if (call.k.type != call.v.type) return invalid("K and V must have one type");
-  if (call.k.type == KvType::kI8 && (!call.k.scales || !call.v.scales)) return invalid("an int8 cache needs scales");
+  for (const KvView* view : {&call.k, &call.v}) {
+    if (view->type == KvType::kI8 && !view->scales && !view->pages) return invalid("an int8 cache needs scales");
+    if (view->pages && view->page_slots < 1) return invalid("pages without slots");
+  }
   int64_t last = call.first_position + call.tokens - 1;
   if (call.block_end) {
     for (int t = 0; t < call.tokens; ++t) last = std::max<int64_t>(last, call.block_end[t]);

@@ -54,10 +54,8 @@ TANDEM_INLINE Item item_of(const AttentionCall& call, const AttentionPlan& plan,
 
 // Keys of the block that begins at `key`: they are contiguous in both views.
 TANDEM_INLINE int block_keys(const AttentionCall& call, int64_t key, int64_t end, int most) {
-  int64_t next = smaller(key + most, end);
-  if (call.k.ring > 0) next = smaller(next, key + call.k.ring - key % call.k.ring);
-  if (call.v.ring > 0) next = smaller(next, key + call.v.ring - key % call.v.ring);
-  return static_cast<int>(next - key);
+  const int64_t keys = smaller(call.k.contiguous(key), call.v.contiguous(key));
+  return static_cast<int>(smaller(keys, smaller(most, end - key)));
 }
 
 TANDEM_INLINE const float* query_row(const AttentionCall& call, const Item& item, int t, int g) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "kernels/rope_norm.h"
 #include "litert/locked_tensors.h"
@@ -70,7 +71,8 @@ Result<std::unique_ptr<Drafter>> Drafter::create(const litert::Environment& envi
   return drafter;
 }
 
-Status Drafter::draft(TargetCache& cache, int64_t position, int32_t token, int count, std::vector<int32_t>& out) {
+Status Drafter::draft(TargetCache& cache, int64_t position, int32_t token, int count,
+                      std::span<const int32_t> suppressed, std::vector<int32_t>& out) {
   out.clear();
   const auto lock = target_->exclusive();
   const std::span<const float> hidden = FastTarget::hidden(cache, position - 1);
@@ -97,6 +99,7 @@ Status Drafter::draft(TargetCache& cache, int64_t position, int32_t token, int c
     status = compiled_.run(*signature_, inputs, outputs);
     if (!step_status_.ok()) status = step_status_;
     if (!status.ok()) break;
+    for (const int32_t id : suppressed) logits_.data<float>()[id] = -std::numeric_limits<float>::infinity();
     token = argmax(logits_.data<float>(), spec_.model.vocab_size);
     std::memcpy(state, projected_.data<float>(), hidden.size() * sizeof(float));
     out.push_back(token);

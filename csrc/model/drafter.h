@@ -28,8 +28,9 @@ class Drafter {
   }
 
   // Drafts `count` tokens to follow `token`, which stands at `position` and is not in the cache yet, while all tokens
-  // before it are. Changes nothing in the cache.
-  Status draft(TargetCache& cache, int64_t position, int32_t token, int count, std::vector<int32_t>& out);
+  // before it are; never one of `suppressed`, which the target could not accept. Changes nothing in the cache.
+  Status draft(TargetCache& cache, int64_t position, int32_t token, int count, std::span<const int32_t> suppressed,
+               std::vector<int32_t>& out);
 
  private:
   Drafter() = default;

@@ -1,6 +1,7 @@
 #include "model/fast_target.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -14,6 +15,7 @@ namespace {
 constexpr const char* kEmbed = "tandem_embed_";
 constexpr const char* kBody = "tandem_body_";
 constexpr const char* kFill = "tandem_fill_";
+constexpr const char* kBlock = "tandem_block_";
 constexpr const char* kHead = "tandem_head_";
 constexpr const char* kAttention = "tandem.attention";
 
@@ -38,6 +40,10 @@ class FastCache : public TargetCache {
     return 0;
   }
   SequenceCache& kv() { return *kv_; }
+  void set(std::unique_ptr<SequenceCache> kv, uint64_t bytes) {
+    kv_ = std::move(kv);
+    bytes_ = bytes;
+  }
 
   // Keeps the hidden states of tokens start ... for a drafter; none when count is 0.
   void keep_hidden(int64_t start, int64_t count, const float* rows, int64_t size) {
@@ -70,7 +76,7 @@ FastTarget::~FastTarget() = default;
 
 Result<std::unique_ptr<FastTarget>> FastTarget::create(const litert::Environment& environment,
                                                        const litert::Model& model, const ModelSpec& spec,
-                                                       int64_t max_context, KvType kv_type,
+                                                       const Weights& weights, int64_t max_context, KvType kv_type,
                                                        const litert::CpuOptions& options) {
   std::unique_ptr<FastTarget> target(new FastTarget);
   target->library_ = environment.library();
@@ -80,10 +86,8 @@ Result<std::unique_ptr<FastTarget>> FastTarget::create(const litert::Environment
   TANDEM_ASSIGN_OR_RETURN(target->isa_, select_isa());
   target->pool_ = std::make_unique<ThreadPool>(options.num_threads);
 
-  int64_t largest_query = 0;
   for (const LayerSpec& layer : spec.layers) {
     target->layers_.push_back({layer.kv_heads, layer.head_dim, layer.window});
-    largest_query = std::max<int64_t>(largest_query, int64_t{spec.num_heads} * layer.head_dim);
     RopeTable table;
     table.pairs = layer.rope.rotated;
     for (int i = 0; i < table.pairs; ++i) {
@@ -98,50 +102,76 @@ Result<std::unique_ptr<FastTarget>> FastTarget::create(const litert::Environment
     if (found == target->ropes_.end()) target->ropes_.push_back(std::move(table));
   }
 
+  if (!weights.table.empty()) {
+    TANDEM_ASSIGN_OR_RETURN(const WeightTable table, read_weight_table(weights.table, spec, weights.model.size()));
+    // Another packing than the one that is known is no error: the graphs do the same.
+    if (NativeStep::suits(table, spec) && target->compile(environment, model, weights, &table, options).ok()) {
+      return target;
+    }
+  }
+  TANDEM_RETURN_IF_ERROR(target->compile(environment, model, weights, nullptr, options));
+  return target;
+}
+
+Status FastTarget::compile(const litert::Environment& environment, const litert::Model& model, const Weights& weights,
+                           const WeightTable* table, const litert::CpuOptions& options) {
+  compiled_ = {};
   litert::CpuOptions selected = options;
-  for (const litert::Signature& signature : model.signatures()) {
-    for (auto [prefix, stages] : {std::pair{kEmbed, &target->embed_},
-                                  {kBody, &target->body_},
-                                  {kFill, &target->fill_},
-                                  {kHead, &target->head_}}) {
+  const std::array<std::pair<const char*, std::vector<Stage>*>, 5> kinds{
+      {{kEmbed, &embed_}, {kBody, &body_}, {kFill, &fill_}, {kBlock, &block_}, {kHead, &head_}}};
+  for (const auto& [prefix, stages] : kinds) {
+    stages->clear();
+    for (const litert::Signature& signature : model.signatures()) {
       if (!signature.key.starts_with(prefix) || signature.inputs.size() != 1 || signature.outputs.size() != 1) continue;
       Stage stage;
       stage.signature = &signature;
       stage.rows = signature.inputs[0].shape()[1];
+      // Of these a single row is enough, so that all weights are packed: steps run without them.
+      if (table != nullptr && (stages == &body_ || stages == &head_) && stage.rows > 1) continue;
       stages->push_back(std::move(stage));
       selected.signature_keys.push_back(signature.key);
     }
-  }
-  for (std::vector<Stage>* stages : {&target->embed_, &target->body_, &target->fill_, &target->head_}) {
+    if (stages->empty() && stages != &block_)
+      return {Code::kBundle, "the bundle lacks a fast graph; convert the model again"};
     std::sort(stages->begin(), stages->end(), [](const Stage& a, const Stage& b) { return a.rows < b.rows; });
-    if (stages->empty()) return Status(Code::kBundle, "the bundle lacks a fast graph; convert the model again");
   }
 
   const auto floats = [](int64_t count, const char* what) {
     return reserve(static_cast<std::size_t>(count) * sizeof(float) + kBufferTail, what);
   };
-  const int64_t rows = target->max_rows(), head_rows = target->head_.back().rows;
-  TANDEM_ASSIGN_OR_RETURN(target->tokens_, floats(rows, "tokens"));
-  TANDEM_ASSIGN_OR_RETURN(target->embeddings_, floats(rows * spec.hidden_size, "embeddings"));
-  TANDEM_ASSIGN_OR_RETURN(target->hidden_, floats(std::max(rows, head_rows) * spec.hidden_size, "hidden states"));
-  TANDEM_ASSIGN_OR_RETURN(target->logits_, floats(head_rows * spec.vocab_size, "logits"));
-  TANDEM_ASSIGN_OR_RETURN(target->attended_, floats(rows * largest_query, "attention"));
-  TANDEM_ASSIGN_OR_RETURN(target->queries_, floats(rows * largest_query, "queries"));
-  TANDEM_RETURN_IF_ERROR(target->bind(target->embed_, target->tokens_, target->embeddings_));
-  TANDEM_RETURN_IF_ERROR(target->bind(target->body_, target->embeddings_, target->hidden_));
-  TANDEM_RETURN_IF_ERROR(target->bind(target->fill_, target->embeddings_, target->attended_));
-  TANDEM_RETURN_IF_ERROR(target->bind(target->head_, target->hidden_, target->logits_));
+  const int64_t step_rows = table != nullptr ? NativeStep::kMaxRows : head_.back().rows;
+  const int64_t rows = std::max({max_rows(), step_rows, block_.empty() ? 0 : block_.back().rows});
+  int64_t largest_query = 0;
+  for (const LayerSpec& layer : spec_.layers) {
+    largest_query = std::max<int64_t>(largest_query, int64_t{spec_.num_heads} * layer.head_dim);
+  }
+  TANDEM_ASSIGN_OR_RETURN(tokens_, floats(rows, "tokens"));
+  TANDEM_ASSIGN_OR_RETURN(embeddings_, floats(rows * spec_.hidden_size, "embeddings"));
+  TANDEM_ASSIGN_OR_RETURN(hidden_, floats(rows * spec_.hidden_size, "hidden states"));
+  TANDEM_ASSIGN_OR_RETURN(logits_, floats(step_rows * spec_.vocab_size, "logits"));
+  TANDEM_ASSIGN_OR_RETURN(attended_, floats(rows * largest_query, "attention"));
+  TANDEM_ASSIGN_OR_RETURN(queries_, floats(rows * largest_query, "queries"));
+  TANDEM_RETURN_IF_ERROR(bind(embed_, tokens_, embeddings_));
+  TANDEM_RETURN_IF_ERROR(bind(body_, embeddings_, hidden_));
+  TANDEM_RETURN_IF_ERROR(bind(fill_, embeddings_, attended_));
+  TANDEM_RETURN_IF_ERROR(bind(block_, embeddings_, attended_));
+  TANDEM_RETURN_IF_ERROR(bind(head_, hidden_, logits_));
 
   litert::CustomOp attention;
   attention.name = kAttention;
-  attention.user = target.get();
+  attention.user = this;
   attention.kernel.init = [](void*, const void*, std::size_t) { return litert::kRtOk; };
   attention.kernel.output_layouts = &FastTarget::attention_layouts;
   attention.kernel.run = &FastTarget::attention_run;
   attention.kernel.destroy = [](void*) { return litert::kRtOk; };
   selected.custom_ops.push_back(attention);
-  TANDEM_ASSIGN_OR_RETURN(target->compiled_, litert::CompiledModel::create(environment, model, selected));
-  return target;
+  TANDEM_ASSIGN_OR_RETURN(compiled_, litert::CompiledModel::create(environment, model, selected));
+  native_.reset();
+  if (table == nullptr) return {};
+  TANDEM_ASSIGN_OR_RETURN(PackedWeights packed,
+                          PackedWeights::open(options.weight_cache_path, options.weight_cache_fd));
+  TANDEM_ASSIGN_OR_RETURN(native_, NativeStep::create(*table, spec_, weights.model, std::move(packed), *pool_));
+  return {};
 }
 
 Status FastTarget::bind(std::vector<Stage>& stages, const Mapping& input, const Mapping& output) {
@@ -211,42 +241,116 @@ void FastTarget::prepare_ropes(int64_t start, int64_t rows) {
   }
 }
 
-Status FastTarget::run_layers(const Stage& stage, SequenceCache& cache, int64_t start, std::span<const int32_t> ids) {
+Status FastTarget::embed_rows(int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
+                              int64_t rows) {
   const auto count = static_cast<int64_t>(ids.size());
-  const Stage& lookup = covering(embed_, count);
-  auto* tokens = static_cast<int32_t*>(tokens_.get());
-  std::fill_n(std::copy(ids.begin(), ids.end(), tokens), lookup.rows - count, 0);
-  step_status_ = {};
-  TANDEM_RETURN_IF_ERROR(run(lookup));
-  if (lookup.rows < stage.rows) {  // padding must be finite
-    auto* padding = static_cast<float*>(embeddings_.get()) + lookup.rows * spec_.hidden_size;
-    std::fill_n(padding, (stage.rows - lookup.rows) * spec_.hidden_size, 0.0f);
+  auto* embeddings = static_cast<float*>(embeddings_.get());
+  int64_t filled = 0, given = 0;
+  for (const SoftRows& span : soft) {
+    given += std::max<int64_t>(0, std::min(span.end(), start + count) - std::max(span.first, start));
   }
+  if (given < count) {  // an image that is larger than any lookup is a step of its own
+    const Stage& lookup = covering(embed_, count);
+    auto* tokens = static_cast<int32_t*>(tokens_.get());
+    std::fill_n(std::copy(ids.begin(), ids.end(), tokens), lookup.rows - count, 0);
+    TANDEM_RETURN_IF_ERROR(run(lookup));
+    filled = lookup.rows;
+  }
+  for (const SoftRows& span : soft) {
+    const int64_t first = std::max(span.first, start), last = std::min(span.end(), start + count);
+    if (first >= last) continue;
+    std::copy_n(span.values + (first - span.first) * spec_.hidden_size, (last - first) * spec_.hidden_size,
+                embeddings + (first - start) * spec_.hidden_size);
+    filled = std::max(filled, last - start);
+  }
+  if (filled < rows) std::fill_n(embeddings + filled * spec_.hidden_size, (rows - filled) * spec_.hidden_size, 0.0f);
+  return {};
+}
+
+void FastTarget::set_block_ends(int64_t start, int64_t count, std::span<const SoftRows> soft) {
+  block_ends_.clear();
+  for (const SoftRows& span : soft) {
+    if (!span.block || span.first >= start + count || span.end() <= start) continue;
+    block_ends_.resize(static_cast<std::size_t>(count), -1);
+    std::fill_n(block_ends_.begin() + (span.first - start), span.rows, static_cast<int32_t>(span.end() - 1));
+  }
+}
+
+Status FastTarget::begin(SequenceCache& cache, int64_t start, std::span<const int32_t> ids,
+                         std::span<const SoftRows> soft, int64_t stage_rows) {
+  const auto count = static_cast<int64_t>(ids.size());
+  step_status_ = {};
+  TANDEM_RETURN_IF_ERROR(embed_rows(start, ids, soft, stage_rows));  // padding must be finite
+  set_block_ends(start, count, soft);
+  TANDEM_RETURN_IF_ERROR(cache.prepare(start, count));
   cache_ = &cache;
   start_ = start;
   rows_ = count;
-  stage_rows_ = stage.rows;
+  stage_rows_ = stage_rows;
   prepare_ropes(start, count);
+  return {};
+}
+
+Status FastTarget::run_layers(const Stage& stage, SequenceCache& cache, int64_t start, std::span<const int32_t> ids,
+                              std::span<const SoftRows> soft) {
+  TANDEM_RETURN_IF_ERROR(begin(cache, start, ids, soft, stage.rows));
   const Status status = run(stage);
+  cache_ = nullptr;
+  if (status.ok()) cache.written(start + static_cast<int64_t>(ids.size()));
+  return status;
+}
+
+Status FastTarget::run_native(SequenceCache& cache, int64_t start, std::span<const int32_t> ids,
+                              std::span<const SoftRows> soft) {
+  const auto count = static_cast<int64_t>(ids.size());
+  TANDEM_RETURN_IF_ERROR(begin(cache, start, ids, soft, count));
+  const Status status = native_->run(
+      static_cast<const float*>(embeddings_.get()), static_cast<int>(count),
+      [this](int layer, const float* q, const float* k, const float* v, const LayerWeights& weights, float* out) {
+        return attention(q, k, v, weights.q_norm, weights.k_norm, layer, out);
+      },
+      static_cast<float*>(hidden_.get()));
   cache_ = nullptr;
   if (status.ok()) cache.written(start + count);
   return status;
 }
 
+const FastTarget::Stage* FastTarget::filling_stage(int64_t take) const {
+  if (take < fill_.front().rows) return &covering(body_, take);
+  if (take <= fill_.back().rows) return &covering(fill_, take);
+  const Stage* stage = block_.empty() ? nullptr : &covering(block_, take);
+  return stage != nullptr && stage->rows >= take ? stage : nullptr;
+}
+
 Status FastTarget::prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                           const std::atomic<bool>& cancelled, int64_t* done) {
+                           std::span<const SoftRows> soft, const std::atomic<bool>& cancelled, int64_t* done) {
+  auto& own = static_cast<FastCache&>(cache);
   *done = 0;
   while (*done < static_cast<int64_t>(ids.size())) {
     if (cancelled) return {Code::kCancelled, "cancelled"};
     const std::lock_guard lock(mutex_);
     const auto rest = ids.subspan(static_cast<std::size_t>(*done));
     const auto left = static_cast<int64_t>(rest.size());
-    static_cast<FastCache&>(cache).keep_hidden(0, 0, nullptr, 0);
-    const Stage& stage = left < fill_.front().rows ? covering(body_, left) : first_piece(fill_, left);
-    const int64_t take = std::min(left, stage.rows);
-    filling_ = stage.signature->key.starts_with(kFill);
-    TANDEM_RETURN_IF_ERROR(run_layers(stage, static_cast<FastCache&>(cache).kv(), start + *done,
-                                      rest.first(static_cast<std::size_t>(take))));
+    own.keep_hidden(0, 0, nullptr, 0);
+    const Stage* stage = left < fill_.front().rows ? &covering(body_, left) : &first_piece(fill_, left);
+    const bool remainder = native_ && left < fill_.front().rows;  // needs no stage
+    const int64_t piece = remainder ? left : std::min(left, stage->rows);
+    const int64_t take = whole_blocks(soft, start + *done, piece);
+    if (take != piece) stage = filling_stage(take);
+    if (stage == nullptr) {
+      return {Code::kInvalidRequest, "an image of " + std::to_string(take) + " soft tokens is more than the " +
+                                         std::to_string(max_rows()) +
+                                         " that this bundle takes at once; use a smaller budget (max_soft_tokens)"};
+    }
+    if (take > own.kv().max_rows()) {  // rings have no room for large images before the first one comes
+      TANDEM_ASSIGN_OR_RETURN(auto wide, own.kv().widened(start + *done, stage->rows));
+      own.set(std::move(wide), SequenceCache::reserved_bytes(layers_, max_context_, stage->rows, kv_type_));
+    }
+    const bool native = native_ && take < fill_.front().rows;
+    const auto part = rest.first(static_cast<std::size_t>(take));
+    filling_ = !native && !stage->signature->key.starts_with(kBody);
+    TANDEM_RETURN_IF_ERROR(native ? run_native(own.kv(), start + *done, part, soft)
+                                  : run_layers(*stage, own.kv(), start + *done, part, soft));
     *done += take;
   }
   return {};
@@ -260,16 +364,21 @@ Status FastTarget::score(TargetCache& cache, int64_t start, std::span<const int3
     const std::lock_guard lock(mutex_);
     const auto rest = ids.subspan(static_cast<std::size_t>(*done));
     const auto left = static_cast<int64_t>(rest.size());
-    const Stage& stage = covering(body_, left);
-    const int64_t take = std::min(left, stage.rows);
+    auto& own = static_cast<FastCache&>(cache);
+    const auto* hidden = static_cast<const float*>(hidden_.get());
+    float* out = logits + *done * spec_.vocab_size;
+    const int64_t take = std::min(left, step_rows());
+    const auto part = rest.first(static_cast<std::size_t>(take));
     filling_ = false;
-    TANDEM_RETURN_IF_ERROR(run_layers(stage, static_cast<FastCache&>(cache).kv(), start + *done,
-                                      rest.first(static_cast<std::size_t>(take))));
-    static_cast<FastCache&>(cache).keep_hidden(start + *done, take, static_cast<const float*>(hidden_.get()),
-                                               spec_.hidden_size);
-    TANDEM_RETURN_IF_ERROR(run(covering(head_, take)));
-    std::memcpy(logits + *done * spec_.vocab_size, logits_.get(),
-                static_cast<std::size_t>(take * spec_.vocab_size) * sizeof(float));
+    TANDEM_RETURN_IF_ERROR(native_ ? run_native(own.kv(), start + *done, part, {})
+                                   : run_layers(covering(body_, take), own.kv(), start + *done, part, {}));
+    own.keep_hidden(start + *done, take, hidden, spec_.hidden_size);
+    if (native_) {
+      native_->head(hidden, static_cast<int>(take), out);
+    } else {
+      TANDEM_RETURN_IF_ERROR(run(covering(head_, take)));
+      std::memcpy(out, logits_.get(), static_cast<std::size_t>(take * spec_.vocab_size) * sizeof(float));
+    }
     *done += take;
   }
   return {};
@@ -356,6 +465,7 @@ Status FastTarget::attention(const float* q, const float* k, const float* v, con
   all.tokens = static_cast<int>(rows_);
   all.first_position = start_;
   all.window = shape.window;
+  if (shape.window > 0 && !block_ends_.empty()) all.block_end = block_ends_.data();
   all.q = queries;
   all.k = k_view;
   all.v = v_view;
@@ -370,6 +480,7 @@ Status FastTarget::attention(const float* q, const float* k, const float* v, con
       AttentionCall one = all;
       one.tokens = 1;
       one.first_position = start_ + t;
+      if (all.block_end != nullptr) one.block_end = all.block_end + t;
       one.q = queries + t * heads * dim;
       one.out = out + t * heads * dim;
       calls_.push_back({one, {}, 0});

@@ -1,8 +1,8 @@
 // The target model over the bundle's fast signatures (converter/fast_graph.py): `tandem_embed_T` looks embeddings up,
 // `tandem_body_T` runs the layers for T tokens with the custom operator `tandem.attention` over the session's own
-// cache, `tandem_fill_T` does so for the cache's sake only, `tandem_head_T` turns hidden states into logits. A prompt
-// is cut to compute as little padding as possible, and the head runs only for rows whose logits are wanted. Depends on
-// litert, kernels, kv.
+// cache, `tandem_fill_T` does so for the cache's sake only (`tandem_block_T` likewise, for images that are too large
+// for any of those), `tandem_head_T` turns hidden states into logits. A prompt is cut to compute as little padding as
+// possible, and the head runs only for rows whose logits are wanted. Depends on litert, kernels, kv.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +16,7 @@
 #include "kernels/attention.h"
 #include "kv/sequence_cache.h"
 #include "litert/handles.h"
+#include "model/native_step.h"
 #include "model/target.h"
 
 namespace tandem {
@@ -25,18 +26,28 @@ class FastTarget : public Target {
   // True when the model has the signatures that this class needs.
   static bool supports(const litert::Model& model);
 
-  // `model` must outlive the target.
+  // What the weights are found by, for steps without a graph.
+  struct Weights {
+    std::span<const std::byte> model;  // its section in the bundle
+    std::span<const std::byte> table;  // the section `tandem_weights`; empty where the bundle has none
+  };
+
+  // `model` and the weights' bytes must outlive the target.
   static Result<std::unique_ptr<FastTarget>> create(const litert::Environment& environment, const litert::Model& model,
-                                                    const ModelSpec& spec, int64_t max_context, KvType kv_type,
-                                                    const litert::CpuOptions& options);
+                                                    const ModelSpec& spec, const Weights& weights, int64_t max_context,
+                                                    KvType kv_type, const litert::CpuOptions& options);
   ~FastTarget() override;
 
   int64_t context() const override { return max_context_; }
   int64_t vocab_size() const override { return spec_.vocab_size; }
-  int64_t step_rows() const override { return std::min(body_.back().rows, head_.back().rows); }
+  int64_t step_rows() const override {
+    return native_ ? NativeStep::kMaxRows : std::min(body_.back().rows, head_.back().rows);
+  }
+  // Whether steps of a few tokens run without a graph.
+  bool native() const { return native_ != nullptr; }
   Result<std::unique_ptr<TargetCache>> new_cache() override;
-  Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
-                 int64_t* done) override;
+  Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
+                 const std::atomic<bool>& cancelled, int64_t* done) override;
   Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
                float* logits, int64_t* done) override;
 
@@ -65,6 +76,10 @@ class FastTarget : public Target {
 
   FastTarget() = default;
 
+  // Finds the stages and compiles them; with `table`, those that are needed beside steps without a graph, and makes the
+  // latter.
+  Status compile(const litert::Environment& environment, const litert::Model& model, const Weights& weights,
+                 const WeightTable* table, const litert::CpuOptions& options);
   Status bind(std::vector<Stage>& stages, const Mapping& input, const Mapping& output);
   // The smallest stage with at least `rows` rows; the largest when there is none.
   static const Stage& covering(const std::vector<Stage>& stages, int64_t rows);
@@ -72,8 +87,19 @@ class FastTarget : public Target {
   static const Stage& first_piece(const std::vector<Stage>& stages, int64_t left);
   Status run(const Stage& stage);
   // Embeds and runs `ids`, at most as many as `stage` has rows, at `start`.
-  Status run_layers(const Stage& stage, SequenceCache& cache, int64_t start, std::span<const int32_t> ids);
-  int64_t max_rows() const;
+  Status run_layers(const Stage& stage, SequenceCache& cache, int64_t start, std::span<const int32_t> ids,
+                    std::span<const SoftRows> soft);
+  // The same without a graph, for at most NativeStep::kMaxRows ids.
+  Status run_native(SequenceCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft);
+  // What comes before both: embeddings, and where attention is.
+  Status begin(SequenceCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
+               int64_t stage_rows);
+  // Fills the beginning of `embeddings_`, zeros up to `rows`.
+  Status embed_rows(int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft, int64_t rows);
+  void set_block_ends(int64_t start, int64_t count, std::span<const SoftRows> soft);
+  // The stage for exactly `take` rows without logits; nullptr when there is none that large.
+  const Stage* filling_stage(int64_t take) const;
+  int64_t max_rows() const;  // of a step without large images
   void prepare_ropes(int64_t start, int64_t rows);
 
   // The custom operator: inputs q [T,Hq*D], k [T,Hkv*D], v [T,Hkv*D], q_norm [D], k_norm [D], layer int32 [1].
@@ -102,10 +128,11 @@ class FastTarget : public Target {
     AttentionPlan plan;
     std::size_t workspace;  // offset
   };
-  std::vector<PlannedCall> calls_;                 // of one layer
-  std::vector<Stage> embed_, body_, fill_, head_;  // smallest first
+  std::vector<PlannedCall> calls_;                         // of one layer
+  std::vector<Stage> embed_, body_, fill_, block_, head_;  // smallest first
   std::unique_ptr<ThreadPool> pool_;
   litert::CompiledModel compiled_;
+  std::unique_ptr<NativeStep> native_;  // reads the compiled model's weights
 
   // The step in progress, for the custom operator.
   SequenceCache* cache_ = nullptr;
@@ -113,6 +140,7 @@ class FastTarget : public Target {
   int64_t rows_ = 0;  // that hold tokens; the rest of the stage's rows is padding
   int64_t stage_rows_ = 0;
   bool filling_ = false;
+  std::vector<int32_t> block_ends_;  // per row: the last position that it sees in sliding layers; empty without images
   Status step_status_;
   std::mutex mutex_;
 };

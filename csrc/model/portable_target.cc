@@ -7,6 +7,7 @@
 namespace tandem {
 namespace {
 
+constexpr const char* kEmbedded = "embedded_prefill_";
 constexpr float kMasked = -0.7f * std::numeric_limits<float>::max();  // LiteRT-LM's value for float masks
 
 Status malformed(const std::string& what) {
@@ -16,22 +17,28 @@ Status malformed(const std::string& what) {
 }  // namespace
 
 Result<std::unique_ptr<PortableTarget>> PortableTarget::create(const litert::Environment& environment,
-                                                               const litert::Model& model,
+                                                               const litert::Model& model, int64_t hidden_size,
                                                                const litert::CpuOptions& options) {
   auto target = std::make_unique<PortableTarget>();
   target->library_ = environment.library();
   litert::CpuOptions selected = options;
-  for (const litert::Signature& signature : model.signatures()) {
-    const bool prefill = signature.key.starts_with("prefill_");
-    const bool score = signature.key.starts_with("score_");
+  const auto& signatures = model.signatures();
+  const bool media = std::any_of(signatures.begin(), signatures.end(),
+                                 [](const auto& signature) { return signature.key.starts_with(kEmbedded); });
+  for (const litert::Signature& signature : signatures) {
     const bool decode = signature.key == "decode";
-    if (!prefill && !score && !decode) continue;
+    std::vector<Step>* steps = nullptr;
+    if (signature.key.starts_with("prefill_")) steps = &target->prefill_;
+    if (signature.key.starts_with("score_")) steps = &target->score_;
+    if (signature.key.starts_with(kEmbedded)) steps = &target->embedded_;
+    if (signature.key.starts_with("tandem_embed_") && media) steps = &target->lookup_;
+    if (steps == nullptr && !decode) continue;
     selected.signature_keys.push_back(signature.key);
     TANDEM_ASSIGN_OR_RETURN(Step step, make_step(target->library_, signature));
     if (decode) {
       target->decode_ = std::move(step);
     } else {
-      (prefill ? target->prefill_ : target->score_).push_back(std::move(step));
+      steps->push_back(std::move(step));
     }
   }
   if (target->decode_.signature == nullptr || target->decode_.logits == nullptr || target->decode_.rows != 1) {
@@ -40,9 +47,19 @@ Result<std::unique_ptr<PortableTarget>> PortableTarget::create(const litert::Env
   for (const Step& step : target->score_) {
     if (step.logits == nullptr) return malformed("'" + step.signature->key + "' has no logits");
   }
+  if (media && target->lookup_.empty()) return malformed("no 'tandem_embed' signature");
+  for (const std::vector<Step>* steps : {&target->embedded_, &target->lookup_}) {
+    for (const Step& step : *steps) {
+      if (step.embeddings == nullptr || step.width != hidden_size) {
+        return malformed("'" + step.signature->key + "' has embeddings of another size");
+      }
+    }
+  }
   const auto larger = [](const Step& a, const Step& b) { return a.rows > b.rows; };
   std::sort(target->prefill_.begin(), target->prefill_.end(), larger);
   std::sort(target->score_.begin(), target->score_.end(), larger);
+  std::sort(target->embedded_.begin(), target->embedded_.end(), larger);
+  std::sort(target->lookup_.begin(), target->lookup_.end(), larger);
 
   for (const litert::TensorInfo& input : target->decode_.signature->inputs) {
     if (input.name == "mask") target->context_ = input.shape().back();
@@ -67,6 +84,10 @@ Result<PortableTarget::Step> PortableTarget::make_step(const std::shared_ptr<con
     if (input.name == "tokens" && input.type.element_type == litert::kInt32) {
       step.tokens = tensor.data<int32_t>();
       step.rows = input.elements();
+    } else if (input.name == "embeddings" && input.type.element_type == litert::kFloat32 && input.shape().size() == 3) {
+      step.embeddings = tensor.data<float>();
+      step.rows = input.shape()[1];
+      step.width = input.shape()[2];
     } else if (input.name == "input_pos" && input.type.element_type == litert::kInt32) {
       step.positions = tensor.data<int32_t>();
     } else if (input.name == "mask") {
@@ -85,10 +106,15 @@ Result<PortableTarget::Step> PortableTarget::make_step(const std::shared_ptr<con
     }
     TANDEM_ASSIGN_OR_RETURN(auto tensor, litert::HostTensor::create(library, output));
     if (output.name == "logits") step.logits = tensor.data<float>();
+    if (output.name == "embeddings" && output.shape().size() == 3) {
+      step.embeddings = tensor.data<float>();
+      step.width = output.shape()[2];
+    }
     step.outputs.push_back(tensor.buffer());
     step.owned.push_back(std::move(tensor));
   }
-  if (step.tokens == nullptr || step.positions == nullptr || step.mask == nullptr) {
+  const bool lookup = step.tokens != nullptr && step.embeddings != nullptr;
+  if (step.rows < 1 || (!lookup && (step.positions == nullptr || step.mask == nullptr))) {
     return malformed("'" + signature.key + "' lacks tokens, input_pos or mask");
   }
   return step;
@@ -99,10 +125,14 @@ Result<std::unique_ptr<TargetCache>> PortableTarget::new_cache() {
   return std::unique_ptr<TargetCache>(std::move(cache));
 }
 
-void PortableTarget::fill_mask(Step& step, int64_t start, int64_t count) const {
-  // Row i may see keys 0 .. start+i; a row of padding sees key 0, so that its softmax stays finite.
+void PortableTarget::fill_mask(Step& step, int64_t start, int64_t count, std::span<const SoftRows> soft) const {
+  // Row i may see keys 0 .. start+i, one of an image the whole image (the graph takes the later ones away again in full
+  // layers); a row of padding sees key 0, so that its softmax stays finite.
   for (int64_t row = 0; row < step.rows; ++row) {
-    const int64_t visible = row < count ? start + row + 1 : 1;
+    int64_t visible = row < count ? start + row + 1 : 1;
+    for (const SoftRows& span : soft) {
+      if (span.block && row < count && span.first <= start + row && start + row < span.end()) visible = span.end();
+    }
     if (step.mask_is_bool) {
       auto* out = static_cast<uint8_t*>(step.mask) + row * context_;
       std::memset(out, 1, static_cast<std::size_t>(visible));
@@ -115,13 +145,39 @@ void PortableTarget::fill_mask(Step& step, int64_t start, int64_t count) const {
   }
 }
 
-Status PortableTarget::run(Step& step, const PortableCache& cache, int64_t start, std::span<const int32_t> ids) {
+Status PortableTarget::embed(Step& step, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft) {
   const auto count = static_cast<int64_t>(ids.size());
+  const int64_t width = step.width;
+  std::fill_n(step.embeddings, step.rows * width, 0.0f);
+  for (int64_t at = 0; at < count;) {
+    const Step& lookup = *std::find_if(lookup_.rbegin(), std::prev(lookup_.rend()),
+                                       [&](const Step& one) { return one.rows >= count - at; });
+    const int64_t take = std::min(count - at, lookup.rows);
+    std::copy_n(ids.begin() + at, take, lookup.tokens);
+    std::fill_n(lookup.tokens + take, lookup.rows - take, 0);
+    std::vector<litert::RtTensorBuffer> inputs = lookup.inputs, outputs = lookup.outputs;
+    TANDEM_RETURN_IF_ERROR(compiled_.run(*lookup.signature, inputs, outputs));
+    std::copy_n(lookup.embeddings, take * width, step.embeddings + at * width);
+    at += take;
+  }
+  for (const SoftRows& span : soft) {
+    const int64_t first = std::max(span.first, start), last = std::min(span.end(), start + count);
+    if (first >= last) continue;
+    std::copy_n(span.values + (first - span.first) * width, (last - first) * width,
+                step.embeddings + (first - start) * width);
+  }
+  return {};
+}
+
+Status PortableTarget::run(Step& step, const PortableCache& cache, int64_t start, std::span<const int32_t> ids,
+                           std::span<const SoftRows> soft) {
+  const auto count = static_cast<int64_t>(ids.size());
+  if (step.tokens == nullptr) TANDEM_RETURN_IF_ERROR(embed(step, start, ids, soft));
   for (int64_t row = 0; row < step.rows; ++row) {
-    step.tokens[row] = row < count ? ids[static_cast<std::size_t>(row)] : 0;
+    if (step.tokens != nullptr) step.tokens[row] = row < count ? ids[static_cast<std::size_t>(row)] : 0;
     step.positions[row] = static_cast<int32_t>(row < count ? start + row : 0);
   }
-  fill_mask(step, start, count);
+  fill_mask(step, start, count, soft);
   std::vector<litert::RtTensorBuffer> inputs = step.inputs;
   std::vector<litert::RtTensorBuffer> outputs = step.outputs;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -140,18 +196,36 @@ PortableTarget::Step& PortableTarget::choose(std::vector<Step>& steps, int64_t s
   return decode_;
 }
 
+PortableTarget::Step* PortableTarget::embedding_step(int64_t start, int64_t take) {
+  for (auto step = embedded_.rbegin(); step != embedded_.rend(); ++step) {
+    if (step->rows >= take && start + step->rows <= context_) return &*step;
+  }
+  return nullptr;
+}
+
 Status PortableTarget::prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                               const std::atomic<bool>& cancelled, int64_t* done) {
+                               std::span<const SoftRows> soft, const std::atomic<bool>& cancelled, int64_t* done) {
   *done = 0;
   while (*done < static_cast<int64_t>(ids.size())) {
     if (cancelled) return {Code::kCancelled, "cancelled"};
     const std::lock_guard lock(mutex_);
-    const int64_t left = static_cast<int64_t>(ids.size()) - *done;
-    Step& step = choose(prefill_, start + *done, left);
-    const int64_t take = std::min(left, step.rows);
+    const int64_t left = static_cast<int64_t>(ids.size()) - *done, position = start + *done;
+    Step* step = &choose(prefill_, position, left);
+    const int64_t piece = std::min(left, step->rows), take = whole_blocks(soft, position, piece);
+    const bool mixed = std::any_of(soft.begin(), soft.end(), [&](const SoftRows& span) {
+      return span.first < position + take && span.end() > position;
+    });
+    if (mixed || take != piece) step = embedded_.empty() ? nullptr : embedding_step(position, take);
+    if (step == nullptr) {
+      return {
+          Code::kInvalidRequest,
+          "an image of " + std::to_string(take) + " soft tokens does not fit into one step of the portable graphs (" +
+              std::to_string(embedded_.empty() ? 0 : embedded_.front().rows) +
+              " tokens, less near the end of the context); use a smaller budget (max_soft_tokens), or graph='fast'"};
+    }
     const auto first = static_cast<std::size_t>(*done);
-    TANDEM_RETURN_IF_ERROR(run(step, static_cast<PortableCache&>(cache), start + *done,
-                               ids.subspan(first, static_cast<std::size_t>(take))));
+    TANDEM_RETURN_IF_ERROR(run(*step, static_cast<PortableCache&>(cache), position,
+                               ids.subspan(first, static_cast<std::size_t>(take)), soft));
     *done += take;
   }
   return {};
@@ -168,7 +242,7 @@ Status PortableTarget::score(TargetCache& cache, int64_t start, std::span<const 
     const int64_t take = std::min(left, step.rows);
     const auto first = static_cast<std::size_t>(*done);
     TANDEM_RETURN_IF_ERROR(run(step, static_cast<PortableCache&>(cache), start + *done,
-                               ids.subspan(first, static_cast<std::size_t>(take))));
+                               ids.subspan(first, static_cast<std::size_t>(take)), {}));
     std::memcpy(logits + *done * vocab_size_, step.logits,
                 static_cast<std::size_t>(take * vocab_size_) * sizeof(float));
     *done += take;

@@ -22,6 +22,26 @@ class TargetCache {
   virtual uint64_t bytes() const = 0;
 };
 
+// Rows of a prompt whose embeddings are given instead of looked up: an image, or sound.
+struct SoftRows {
+  int64_t first = 0;              // position in the sequence
+  int64_t rows = 0;               //
+  const float* values = nullptr;  // [rows, hidden size]
+  bool block = false;             // an image: its rows see each other in sliding layers, later ones too; else causal
+
+  int64_t end() const { return first + rows; }
+};
+
+// How many of the `take` tokens from `position` on a step may have, so that it holds blocks as a whole: `take`, or
+// fewer to end before a block, or more when a block begins right at `position`.
+inline int64_t whole_blocks(std::span<const SoftRows> soft, int64_t position, int64_t take) {
+  for (const SoftRows& rows : soft) {
+    if (!rows.block || position + take <= rows.first || position + take >= rows.end()) continue;
+    return rows.first > position ? rows.first - position : rows.end() - position;
+  }
+  return take;
+}
+
 class Target {
  public:
   virtual ~Target() = default;
@@ -32,10 +52,12 @@ class Target {
   // Most tokens that score() takes in one step, which costs less than a step for each.
   virtual int64_t step_rows() const { return 1; }
 
-  // Appends `ids` at positions start, start+1, ... to the cache, without logits. Stops with kCancelled between chunks
-  // when `cancelled` turns true; `*done` says how many ids are in the cache, whatever the status.
+  // Appends `ids` at positions start, start+1, ... to the cache, without logits. Where `soft` (in order, apart from
+  // each other) has rows, those count and the ids do not; blocks lie between `start` and the end as a whole. Stops with
+  // kCancelled between chunks when `cancelled` turns true; `*done` says how many ids are in the cache, whatever the
+  // status, and is never inside a block.
   virtual Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                         const std::atomic<bool>& cancelled, int64_t* done) = 0;
+                         std::span<const SoftRows> soft, const std::atomic<bool>& cancelled, int64_t* done) = 0;
 
   // Appends `ids` and writes the logits after each, float32 [ids.size(), vocab_size], to `logits`. `*done` as above.
   virtual Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids,

@@ -16,6 +16,7 @@ from .errors import (
     OutOfMemoryError,
     TandemError,
 )
+from .media import Audio, Image, Video
 from .perplexity import Perplexity, measure_perplexity
 from .text import Tokenizer
 from .types import EngineInfo, SamplingParams, Stats, Token
@@ -23,6 +24,7 @@ from .types import EngineInfo, SamplingParams, Stats, Token
 __version__ = "0.1.0"
 
 __all__ = [
+    "Audio",
     "BackendError",
     "BundleError",
     "Cancelled",
@@ -33,6 +35,7 @@ __all__ = [
     "EngineInfo",
     "FileError",
     "Generation",
+    "Image",
     "InvalidRequestError",
     "OutOfMemoryError",
     "Perplexity",
@@ -42,5 +45,6 @@ __all__ = [
     "TandemError",
     "Token",
     "Tokenizer",
+    "Video",
     "measure_perplexity",
 ]

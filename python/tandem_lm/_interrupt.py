@@ -9,13 +9,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def interruptible(call: Callable[[], T], cancel: Callable[[], None]) -> T:
+def interruptible(call: Callable[[], T], cancel: Callable[[], None], watch: Callable[[], None] | None = None) -> T:
     """`call()`, but a signal that arrives meanwhile (Ctrl-C) cancels it and is raised once it has returned.
 
     Python runs signal handlers in the main thread, between bytecodes: a native call there would delay them until it
     ends. So the call goes to a thread of its own. Other threads get no signals and call directly.
+
+    `watch` is called now and then meanwhile and once at the end, in the caller's thread; what it raises cancels too.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if watch is None and threading.current_thread() is not threading.main_thread():
         return call()
     results: list[T] = []
     errors: list[BaseException] = []
@@ -32,13 +34,17 @@ def interruptible(call: Callable[[], T], cancel: Callable[[], None]) -> T:
 
     try:
         threading.Thread(target=work, name="tandem-call", daemon=True).start()
+        # Awake now and then: the kernel may hand the signal to another thread, which does not wake this one.
         while not done.wait(0.1):
-            pass  # awake now and then: the kernel may hand the signal to another thread, which does not wake this one
+            if watch is not None:
+                watch()
     except BaseException:
         _stop(begun, done, cancel)
         raise
     if errors:
         raise errors[0]
+    if watch is not None:
+        watch()
     return results[0]
 
 

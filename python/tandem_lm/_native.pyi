@@ -51,9 +51,21 @@ class Generation:
     def next(self) -> Token | None: ...
     finish_reason: str
 
+class SoftTokens:
+    """Embeddings that stand in a prompt like tokens; kind: "image", "video" or "audio"."""
+
+    def __init__(self, values: npt.NDArray[np.float32], kind: str, hash: str = "") -> None: ...
+    rows: int
+    kind: str
+    hash: str  # of what they were made from
+    values: npt.NDArray[np.float32]  # [rows, hidden size], read-only, no copy
+
 class Session:
     position: int
+    prefilled: int  # tokens of the running prefill that are done; from any thread
     def prefill(self, ids: list[int]) -> None: ...
+    def prefill_parts(self, parts: list[list[int] | SoftTokens]) -> None: ...
+    def common_prefix(self, parts: list[list[int] | SoftTokens]) -> int: ...
     def logits(self, ids: list[int]) -> npt.NDArray[np.float32]: ...
     def generate(self, params: SamplingParams) -> Generation: ...
     def rewind(self, position: int) -> None: ...
@@ -75,6 +87,14 @@ class Engine:
     ) -> None: ...
     tokenizer: Tokenizer
     def info(self) -> dict[str, Any]: ...
+    def embed_image(
+        self,
+        rgb: npt.NDArray[np.uint8],  # [H, W, 3]
+        max_soft_tokens: int = 0,  # 0: the model's choice
+        video: bool = False,
+    ) -> SoftTokens: ...
+    def embed_audio(self, mono16k: npt.NDArray[np.float32]) -> SoftTokens: ...
+    def placeholder(self, tokens: SoftTokens) -> int: ...
     def session(self) -> Session: ...
 
 def open_tokenizer(path: str) -> Tokenizer: ...  # without loading the model
@@ -86,3 +106,23 @@ def memory_plan(
     graph: str = "auto",
 ) -> dict[str, Any]: ...  # graph, context, kv_dtype, parts {name: bytes}, total, available, largest_context
 def verify(path: str) -> list[str]: ...  # the problems found; empty when sound. Raises only when it cannot be read
+
+media_limits: dict[str, int]  # the limits of csrc/media/limits.h, by name
+
+def budgeted_size(width: int, height: int, max_soft_tokens: int, patch: int = 48) -> tuple[int, int]: ...
+def prepare_image(
+    rgb: npt.NDArray[np.uint8],  # [H, W, 3]
+    max_soft_tokens: int,
+    video: bool = False,  # a frame of a video: pixels are scaled with another rounding
+    patch: int = 48,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32], tuple[int, int]]: ...  # patches, positions, (width, height)
+
+class AudioConverter:
+    """To mono 16 kHz, block by block; finish() ends it."""
+
+    def __init__(self, channels: int, sample_rate: int) -> None: ...
+    def push(self, interleaved: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+    def finish(self) -> npt.NDArray[np.float32]: ...
+
+def to_mono_16k(samples: npt.NDArray[np.float32], sample_rate: int) -> npt.NDArray[np.float32]: ...  # [n] or [n, ch]
+def frame_audio(mono16k: npt.NDArray[np.float32], frame: int = 640) -> npt.NDArray[np.float32]: ...  # [count, frame]

@@ -2,25 +2,30 @@
 
 Every turn renders the whole history, and only what differs from the tokens already in the session is prefilled again:
 the session is rewound to the common prefix. So an edit of the history, or a template that rewrites old turns, costs
-what it changes and is never wrong.
+what it changes and is never wrong. Images and sounds count as the same when their content is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from .chat import ChatTemplate
 from .errors import ContextLengthError, InvalidRequestError
-from .types import SamplingParams
+from .types import SamplingParams, SoftTokens
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .prompt import Media, Placed, Progress
+
+Message = dict[str, Any]
 
 
 class Conversation:
     """`history` is a list of {"role", "content"} messages, the system prompt first if there is one; it may be edited
-    between turns. For one thread at a time."""
+    between turns. A content is a str, or where there are media a list of {"type": "text", "text": str} and
+    {"type": "image", "image": Image}, likewise "audio" and "video". For one thread at a time."""
 
     def __init__(self, engine: Engine, system: str | None = None) -> None:
         info, tokenizer = engine.info, engine.tokenizer
@@ -33,28 +38,54 @@ class Conversation:
             raise InvalidRequestError(f"the system prompt must be str, got {type(system).__name__}")
         self.engine = engine
         self.session = engine.session()
-        self.history: list[dict[str, str]] = []
+        self.history: list[Message] = []
         self.finish_reason = ""  # of the last answer
         if system:
             self.history.append({"role": "system", "content": system})
+        self._read: WeakKeyDictionary[Media, list[Placed]] = WeakKeyDictionary()  # what media of the history became
         names = {"bos_token": [info.bos_id], "eos_token": list(info.eos_ids[:1]), "pad_token": [info.pad_id]}
         self._template = ChatTemplate(info.chat_template, **{n: tokenizer.decode(ids) for n, ids in names.items()})
 
-    def stream(self, text: str, params: SamplingParams | None = None) -> Generator[str, None, None]:
+    def stream(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        images: Iterable[object] = (),
+        audio: Iterable[object] = (),
+        videos: Iterable[object] = (),
+        progress: Progress | None = None,
+    ) -> Generator[str, None, None]:
         """The answer to `text`, piece by piece. Nothing happens before the first piece is asked for.
+
+        `images`, `audio` and `videos` are lists of Image, Audio and Video, or of what makes one (a path, bytes, an
+        array). Images and videos come before the text and audio after it, as the models expect; for another order make
+        the content of a message yourself, in `history`. `progress(what, done, total)` is told of long work.
 
         The turn joins the history when the answer ends or is given up (what was said so far); if the prompt does not
         fit or fails, the history stays as it was.
         """
         if not isinstance(text, str):
             raise InvalidRequestError(f"a message must be str, got {type(text).__name__}")
-        if not text.strip():
-            raise InvalidRequestError("the message is empty; write some text")
-        return self._stream({"role": "user", "content": text}, params or self.default_params())
+        from .prompt import message_content
 
-    def send(self, text: str, params: SamplingParams | None = None) -> str:
-        """The whole answer to `text`."""
-        return "".join(self.stream(text, params))
+        content = message_content(text, images, audio, videos)
+        if not text.strip() and content == text:
+            raise InvalidRequestError("the message is empty; write some text")
+        return self._stream({"role": "user", "content": content}, params or self.default_params(), progress)
+
+    def send(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        images: Iterable[object] = (),
+        audio: Iterable[object] = (),
+        videos: Iterable[object] = (),
+        progress: Progress | None = None,
+    ) -> str:
+        """The whole answer to `text`; the arguments are those of stream()."""
+        return "".join(self.stream(text, params, images=images, audio=audio, videos=videos, progress=progress))
 
     def default_params(self) -> SamplingParams:
         """What the model's makers recommend for chat; greedy where the bundle says nothing."""
@@ -69,8 +100,10 @@ class Conversation:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stream(self, question: dict[str, str], params: SamplingParams) -> Generator[str, None, None]:
-        self._prefill([*self.history, question])
+    def _stream(
+        self, question: Message, params: SamplingParams, progress: Progress | None
+    ) -> Generator[str, None, None]:
+        self._prefill([*self.history, question], progress)
         said: list[str] = []
         with self.session.generate(params) as generation:
             try:
@@ -83,29 +116,34 @@ class Conversation:
                 generation.close()
                 self.finish_reason = generation.finish_reason
 
-    def _prefill(self, messages: list[dict[str, str]]) -> None:
+    def _prefill(self, messages: list[Message], progress: Progress | None) -> None:
         """Brings the session to the rendered `messages`, keeping the prefix that it already holds."""
-        ids = self._render(messages)
-        held = self.session.tokens
-        common = 0
-        while common < min(len(held), len(ids) - 1) and held[common] == ids[common]:
-            common += 1  # at least the last token is always new: its logits start the answer
+        from .prompt import length, without_prefix
+
+        self.session._begin()
+        parts = self._render(messages, progress)
+        total = length(parts)
         limit = self.engine.info.max_context
-        if len(ids) >= limit:
+        if total >= limit:
             raise ContextLengthError(
-                f"the conversation has {len(ids)} tokens and the context holds {limit}, the answer included; start "
+                f"the conversation has {total} tokens and the context holds {limit}, the answer included; start "
                 "a new conversation, shorten this one's history, or convert the model with a larger --context"
             )
+        # At least the last token is always new: its logits start the answer.
+        common = min(self.session.common_prefix(parts), total - 1)
         self.session.rewind(common)
-        self.session.prefill(ids[common:])
+        self.session.prefill(without_prefix(parts, common), progress)
 
-    def _render(self, messages: list[dict[str, str]]) -> list[int]:
-        tokenizer, info = self.engine.tokenizer, self.engine.info
-        quoted = [{**message, "content": tokenizer.quote(message["content"])} for message in messages]
-        ids = tokenizer.encode_quoted(self._template.render(quoted))
-        if info.add_bos and ids[:1] != [info.bos_id]:
-            ids.insert(0, info.bos_id)
-        return ids
+    def _render(self, messages: list[Message], progress: Progress | None = None) -> list[int | SoftTokens]:
+        from .prompt import Messages
+
+        info = self.engine.info
+        media = Messages(self.engine, self.session._reader(progress, whole=True), self._read)
+        quoted = [{**message, "content": media.quoted(message["content"])} for message in messages]
+        parts = media.encode(self._template.render(quoted))
+        if info.add_bos and parts[:1] != [info.bos_id]:
+            parts.insert(0, info.bos_id)
+        return parts
 
 
 def recommended_params(engine: Engine, **changes: object) -> SamplingParams:

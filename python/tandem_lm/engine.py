@@ -6,22 +6,25 @@ import os
 import secrets
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from . import _checks, library
 from ._interrupt import interruptible
 from .errors import BackendError, BundleError, Cancelled, InvalidRequestError, translated
 from .text import Tokenizer
-from .types import EngineInfo, SamplingParams, Stats, Token
+from .types import EngineInfo, SamplingParams, SoftTokens, Stats, Token
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from .conversation import Conversation
+    from .media import Audio, Image, Video
+    from .prompt import MediaReader, Progress
 
-Part = str | int
+    Part: TypeAlias = str | int | Image | Audio | Video | SoftTokens
 PathLike = str | os.PathLike[str]
 
 
@@ -115,19 +118,45 @@ class Engine:
 
     def stats(self) -> Stats:
         """What all sessions of the engine have done together, those that are closed included."""
-        if self._native is None:
-            raise InvalidRequestError("the engine is closed; open a new one with Engine(path)")
         with translated():
-            return Stats.from_native(self._native.stats())
+            return Stats.from_native(self._open().stats())
 
     def restore(self, path: PathLike) -> Session:
         _not_yet(f"restoring a session ({path})", "prefill its tokens again")
 
-    def embed_image(self, image: object) -> NoReturn:
-        _not_yet(f"image input ({type(image).__name__})", "use text")
+    def embed_image(self, image: object, max_soft_tokens: int | None = None) -> npt.NDArray[np.float32]:
+        """The embeddings of an image, float32 [soft tokens, hidden_size], read-only. `image`: an Image, or what makes
+        one. `max_soft_tokens`: 70, 140, 280, 560 or 1120; None: as the image says, or as the model prefers."""
+        values: npt.NDArray[np.float32] = self._soft_image(image, max_soft_tokens).native.values
+        return values
 
-    def embed_audio(self, audio: object) -> NoReturn:
-        _not_yet(f"audio input ({type(audio).__name__})", "use text")
+    def embed_audio(self, audio: object) -> npt.NDArray[np.float32]:
+        """The embeddings of sound, float32 [soft tokens, hidden_size] at 40 ms each, read-only. `audio`: an Audio, or
+        what makes one."""
+        values: npt.NDArray[np.float32] = self._soft_audio(audio).native.values
+        return values
+
+    def _soft_image(self, image: object, max_soft_tokens: int | None = None, video: bool = False) -> SoftTokens:
+        """An image as a part of a prompt; `video` marks the frame of a film. Remembered by content."""
+        from .media import Image
+
+        picture = image if isinstance(image, Image) else Image(image)
+        budget = picture.max_soft_tokens if max_soft_tokens is None else max_soft_tokens
+        wanted = 0 if budget is None else _checks.integer("max_soft_tokens", budget, 1, 2**31 - 1)
+        return self._soft(lambda native: native.embed_image(picture.rgb(), wanted, video))
+
+    def _soft_audio(self, audio: object) -> SoftTokens:
+        """Sound as a part of a prompt. Remembered by content."""
+        from .media import Audio
+
+        recording = audio if isinstance(audio, Audio) else Audio(audio)
+        return self._soft(lambda native: native.embed_audio(recording.pcm()))
+
+    def _soft(self, make: Callable[[Any], Any]) -> SoftTokens:
+        native = self._open()
+        with translated():
+            made = make(native)
+        return SoftTokens(made, made.kind, made.rows, native.placeholder(made), made.hash)
 
     def close(self) -> None:
         """Lets go of the weights. Sessions that are still open keep them alive until they are closed too."""
@@ -139,11 +168,14 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open_session(self) -> Any:
+    def _open(self) -> Any:
         if self._native is None:
             raise InvalidRequestError("the engine is closed; open a new one with Engine(path)")
+        return self._native
+
+    def _open_session(self) -> Any:
         with translated():
-            return self._native.session()
+            return self._open().session()
 
 
 class Session:
@@ -153,6 +185,7 @@ class Session:
         self.engine = engine
         self._native: Any = engine._open_session()
         self._tokens: list[int] = []
+        self._cancelled = False
         self._running: weakref.ref[Generation] | None = None  # weak: a generation that was left lets go of everything
 
     @property
@@ -162,19 +195,33 @@ class Session:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """The sequence itself, as token ids."""
+        """The sequence itself, as token ids; images and sound as the ids that stand for them."""
         return tuple(self._tokens)
 
-    def prefill(self, prompt: str | Sequence[Part]) -> None:
-        """Appends a prompt: token ids, or parts that are each an id or a str. Names of special tokens inside a str stay
-        plain text, and no bos token is added: pass ids for those."""
-        ids = self._ids(prompt)
+    def prefill(self, prompt: str | Sequence[Part], progress: Progress | None = None) -> None:
+        """Appends a prompt: token ids, or parts that are each an id, a str, an Image, an Audio or a Video. Names of
+        special tokens inside a str stay plain text, and no bos token is added: pass ids for those. Media bring their
+        own markers; soft tokens that the engine made before are taken without. `progress(what, done, total)` is told
+        how far long work has come."""
+        self._begin()
+        parts = self._parts(prompt, progress)
+        ids = _ids_of(parts)
+
+        def watch() -> None:
+            if self._cancelled:  # perhaps before the native call began
+                native.cancel()
+            if progress is not None:
+                progress("prompt tokens", native.prefilled, len(ids))
+
         with self._appending(ids) as native, translated():
-            interruptible(lambda: native.prefill(ids), native.cancel)
+            interruptible(lambda: native.prefill_parts(_native_parts(parts)), native.cancel, watch)
 
     def logits(self, prompt: str | Sequence[Part]) -> npt.NDArray[np.float32]:
         """Appends a prompt and returns its logits, float32 [tokens, vocab_size]: row i scores what follows token i."""
-        ids = self._ids(prompt)
+        parts = self._parts(prompt)
+        if any(isinstance(part, SoftTokens) for part in parts):
+            raise InvalidRequestError("logits() takes token ids and text; prefill the parts before and with the media")
+        ids = _ids_of(parts)
         with self._appending(ids) as native, translated():
             values: npt.NDArray[np.float32] = interruptible(lambda: native.logits(ids), native.cancel)
         return values
@@ -198,6 +245,7 @@ class Session:
 
     def cancel(self) -> None:
         """Stops what the session is doing, from any thread: a prefill raises Cancelled, a generation ends."""
+        self._cancelled = True
         native = self._native
         if native is not None:
             native.cancel()
@@ -236,6 +284,11 @@ class Session:
             raise InvalidRequestError("the session is closed; open a new one with engine.session()")
         return self._native
 
+    def _begin(self) -> None:
+        """Begins something that cancel() stops."""
+        self._idle()
+        self._cancelled = False
+
     def _idle(self) -> Any:
         """The native session, after ending a generation that still runs."""
         native = self._open()
@@ -246,20 +299,52 @@ class Session:
         self._sync()
         return native
 
-    def _ids(self, prompt: str | Sequence[Part]) -> list[int]:
+    def common_prefix(self, prompt: Sequence[Part]) -> int:
+        """How many tokens at the beginning of the sequence are those that `prompt` begins with, images and sound
+        compared by content: after rewind() to there only the rest of the prompt has to be prefilled."""
+        parts = self._parts(prompt)
+        with translated():
+            return int(self._idle().common_prefix(_native_parts(parts)))
+
+    def _parts(self, prompt: str | Sequence[Part], progress: Progress | None = None) -> list[list[int] | SoftTokens]:
+        """Ids that follow each other as one list, and media as soft tokens."""
+        from .media import Audio, Image, Video
+        from .prompt import joined
+
         if isinstance(prompt, (bytes, bytearray)):
             raise InvalidRequestError("a prompt must be str or token ids, got bytes; decode them first")
         tokenizer = self.engine.tokenizer
-        parts: list[Any] = [prompt] if isinstance(prompt, str) else list(prompt)
-        ids: list[Any] = []
-        for part in parts:
-            if isinstance(part, str):
-                ids += tokenizer.encode(part)
+        given: list[Any] = [prompt] if isinstance(prompt, str) else list(prompt)
+        reader = self._reader(progress)
+        flat: list[Any] = []
+        for part in given:
+            if isinstance(part, (Image, Audio, Video)):
+                flat += joined(reader.read(part), tokenizer.encode)
+            elif isinstance(part, str):
+                flat += tokenizer.encode(part)
             else:
-                ids.append(part)
-        if not ids:
+                flat.append(part)
+        if not flat:
             raise InvalidRequestError("the prompt is empty; pass at least one token")
-        return _checks.token_ids("prompt", ids, self.engine.info.vocab_size)
+        vocab = self.engine.info.vocab_size
+        parts: list[list[int] | SoftTokens] = []
+        for soft, run in groupby(flat, key=lambda part: isinstance(part, SoftTokens)):
+            if soft:
+                parts += run
+            else:
+                parts.append(_checks.token_ids("prompt", run, vocab))
+        return parts
+
+    def _reader(self, progress: Progress | None, whole: bool = False) -> MediaReader:
+        """Makes media into soft tokens, as many as fit behind the sequence (`whole`: in its place), until cancel()."""
+        from .prompt import MediaReader
+
+        def check() -> None:
+            if self._cancelled:
+                raise Cancelled("cancelled while images or sounds were read; nothing was appended")
+
+        room = self.engine.info.max_context - (0 if whole else self.position)
+        return MediaReader(self.engine, room, progress, check)
 
     def _appending(self, ids: list[int]) -> _Appending:
         return _Appending(self, self._idle(), ids)
@@ -271,6 +356,18 @@ class Session:
             with translated():  # a stop token that was stored but not handed out
                 native.rewind(len(self._tokens))
         del self._tokens[native.position :]
+
+
+def _ids_of(parts: Sequence[list[int] | SoftTokens]) -> list[int]:
+    """The ids that the sequence then has."""
+    ids: list[int] = []
+    for part in parts:
+        ids += [part.token] * part.rows if isinstance(part, SoftTokens) else part
+    return ids
+
+
+def _native_parts(parts: Sequence[list[int] | SoftTokens]) -> list[Any]:
+    return [part.native if isinstance(part, SoftTokens) else part for part in parts]
 
 
 class _Appending:

@@ -14,6 +14,7 @@ _MAX_LETTERS = 1 << 28  # at most 1 GiB of UTF-8, which is what the core takes
 _SURROGATES = re.compile("[\ud800-\udfff]")
 # Unicode noncharacters: they never occur in text meant for interchange, so they can mark what a user wrote.
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+PLAIN = f"(?<!{_OPEN})"  # before a pattern: not in what `quote` marked
 _QUOTED = re.compile(f"{_OPEN}([^{_OPEN}{_CLOSE}]*){_CLOSE}")
 _LOOK_ALIKE = re.compile(r"<[^<>\s]*>|\[[^\[\]\s]*\]")  # the two shapes of special tokens: <...> and [...]
 

@@ -36,10 +36,12 @@ class EngineInfo:
     warm_start: bool  # the packed weights were found in the cache folder
     kv_dtype: str  # of the cache: "f16", "f32" or "int8"
     graph: str  # which of the bundle's graphs run: "fast" or "portable"
+    native_steps: bool  # steps of a few tokens run without a graph: this CPU and these weights allow it
     memory: Mapping[str, int]  # bytes by part, as planned with one session of max_context tokens
     backend: str = "cpu"
     has_drafter: bool = False
-    modalities: tuple[str, ...] = ("text",)
+    modalities: tuple[str, ...] = ("text",)  # and "image", "audio", "video" where the model takes them
+    media: Mapping[str, Any] = field(default_factory=dict)  # sizes and token ids of images and sound, as in the bundle
 
     @classmethod
     def from_native(cls, info: Mapping[str, Any]) -> EngineInfo:
@@ -65,9 +67,18 @@ class EngineInfo:
             warm_start=info["warm_start"],
             kv_dtype=info["kv_dtype"],
             graph=info["graph"],
+            native_steps=info["native_steps"],
             memory=dict(info["memory"]),
             has_drafter=info["has_drafter"],
+            modalities=_modalities(manifest.get("media") or {}),
+            media=manifest.get("media") or {},
         )
+
+
+def _modalities(media: Mapping[str, Any]) -> tuple[str, ...]:
+    """A film is images in a row, so a model that sees takes it too."""
+    video = ("video",) if "image" in media else ()
+    return ("text", *(kind for kind in ("image", "audio") if kind in media), *video)
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,17 @@ class Token:
 
 
 @dataclass(frozen=True)
+class SoftTokens:
+    """An image or sound as a part of a prompt: embeddings that stand there like tokens. The engine makes them."""
+
+    native: Any = field(repr=False)
+    kind: str  # "image", "video" (one frame) or "audio"
+    rows: int  # tokens that it takes
+    token: int  # the id that stands for each of them in Session.tokens
+    hash: str  # of the content
+
+
+@dataclass(frozen=True)
 class Stats:
     """What a session has done since it was opened, or all sessions of an engine together."""
 
@@ -159,6 +181,8 @@ class Stats:
     depths: tuple[int, ...] = field(default=())  # steps with 0, 1, 2, ... drafts
     draft_seconds: float = 0.0  # parts of decode_seconds: making drafts, and the steps that checked them
     verify_seconds: float = 0.0
+    media_embedded: int = 0  # images and pieces of sound, of an engine only: no session makes them
+    media_reused: int = 0  # they were remembered from before
 
     @classmethod
     def from_native(cls, stats: Mapping[str, Any]) -> Stats:

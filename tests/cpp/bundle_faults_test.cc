@@ -47,6 +47,21 @@ TEST(flipped_bits_in_the_header) {
   flip_bits(0, 16384, built.bytes);
 }
 
+TEST(flipped_bits_around_a_nested_section) {
+  fixture::Recipe recipe;
+  recipe.parts = fixture::parts_with_embedder();
+  const fixture::Built built = fixture::build(recipe);
+  uint64_t header_end;
+  std::memcpy(&header_end, built.bytes.data() + 24, sizeof(header_end));
+  flip_bits(0, header_end, built.bytes);
+  const fixture::TempFile file(built.bytes);
+  CHECK(opens(file));
+  for (const uint64_t length : {built.sections[3].begin, built.sections[3].end, built.sections[2].end}) {
+    file.write(std::string_view(built.bytes).substr(0, length));
+    CHECK(!opens(file));
+  }
+}
+
 TEST(flipped_bits_in_the_manifest) {
   const fixture::Built built = fixture::build();
   flip_bits(built.sections.back().begin, built.sections.back().end, built.bytes);
@@ -98,7 +113,7 @@ TEST(hostile_headers_stay_inside) {
       root.table(0).vector(0, 4).table(0).string(0);
       root.table(1).vector(0, 4).table(1).scalar<uint64_t>(1);
     }
-    const auto header = tandem::parse_header(flat_bytes(copy));
+    auto header = tandem::parse_header(flat_bytes(copy));
     accepted += header.ok();
     if (header.ok()) (void)tandem::check_layout(header.value(), 200000);  // either answer, but no crash
   }

@@ -201,6 +201,7 @@ struct Part {
   uint8_t type = 0;        // AnySectionDataType
   std::string name;        // in the manifest
   std::string bytes;
+  uint64_t nested_at = 0;  // not 0: it is a part of the part before it, from this byte on
 };
 
 inline std::vector<Part> usual_parts() {
@@ -208,6 +209,19 @@ inline std::vector<Part> usual_parts() {
           {"", 6, "hf_tokenizer", std::string(20000, 'z')},
           {"TF_lite_prefill_decode", 3, "tf_lite_prefill_decode", TinyModel().write()},
           {"tandem_tokenizer", 1, "tandem_tokenizer", std::string(16384, 't')}};
+}
+
+// The usual parts and an embedder inside the model: another model, whose weights are the host's first 64 bytes.
+inline std::vector<Part> parts_with_embedder() {
+  std::vector<Part> parts = usual_parts();
+  const uint64_t at = 16384;
+  TinyModel host, guest;
+  host.weight_offset = at + guest.weight_offset;
+  std::string bytes = host.write().substr(0, 4096);
+  bytes.resize(at, '\0');
+  parts[2].bytes = bytes + guest.write() + "further weights of the host";
+  parts.insert(parts.begin() + 3, {"tf_lite_embedder", 3, "tf_lite_embedder", guest.write(), at});
+  return parts;
 }
 
 inline std::string usual_manifest(const std::vector<Part>& parts, const std::string& header_hash) {
@@ -290,6 +304,11 @@ inline Built build(const Recipe& recipe = {}) {
     placed.clear();
     uint64_t at = 16384;
     for (const Part& part : parts) {
+      if (part.nested_at != 0) {
+        const uint64_t begin = placed.back().begin + part.nested_at;
+        placed.push_back({begin, begin + part.bytes.size()});
+        continue;
+      }
       placed.push_back({at, at + part.bytes.size()});
       at = (at + part.bytes.size() + 16383) / 16384 * 16384;
     }
@@ -300,6 +319,7 @@ inline Built build(const Recipe& recipe = {}) {
   }
   Built built{block, placed};
   for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].nested_at != 0) continue;
     built.bytes.resize(placed[i].begin, '\0');
     built.bytes += parts[i].bytes;
   }

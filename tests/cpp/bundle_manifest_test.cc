@@ -15,7 +15,47 @@ std::string error_of(const std::string& json) {
   return manifest.ok() ? "" : manifest.status().message();
 }
 
+// The same with a drafter of the model's own shape.
+std::string with_drafter() {
+  const std::string json = sound();
+  const size_t begin = json.find("\"model\":"), end = json.find(",\"prefill_sizes\"");
+  return fixture::replaced(json, "\"family\":\"gemma3_text\",\"format\"",
+                           "\"drafter\":{\"backbone_size\":64," + json.substr(begin, end - begin) +
+                               ",\"quantization\":\"int4-channel\",\"reads\":[0,1],\"target\":\"" +
+                               std::string(64, 'f') + "\"},\"family\":\"gemma3_text\",\"format\"");
+}
+
 }  // namespace
+
+TEST(a_drafter_is_tied_to_its_model) {
+  CHECK(!tandem::parse_manifest(sound()).value().drafter);
+  const auto parsed = tandem::parse_manifest(with_drafter());
+  if (!parsed.ok()) return check::fail(__FILE__, __LINE__, parsed.status().message());
+  const tandem::DrafterSpec& drafter = *parsed.value().drafter;
+  CHECK_EQ(drafter.backbone_size, 64);
+  CHECK_EQ(drafter.target, parsed.value().source.fingerprint);
+  CHECK_EQ(drafter.quantization, "int4-channel");
+  CHECK(drafter.reads == (std::vector<int>{0, 1}));
+  CHECK_EQ(drafter.model.layers.size(), 2u);
+
+  const auto fault = [](std::string_view from, std::string_view to) {
+    const std::string json = with_drafter(), changed = fixture::replaced(json, from, to);
+    CHECK(json != changed);
+    return error_of(changed);
+  };
+  const auto names = [](const std::string& message, const char* field) {
+    return fixture::contains(message, std::string("manifest.drafter") + field);
+  };
+  const std::string wanted = "\"target\":\"" + std::string(64, 'f');
+  CHECK(fixture::contains(fault(wanted, "\"target\":\"" + std::string(64, 'e')), "made for another model"));
+  CHECK(names(fault(wanted, "\"target\":\"" + std::string(64, 'F')), ".target"));
+  CHECK(names(fault("\"backbone_size\":64", "\"backbone_size\":65"), ".backbone_size"));
+  CHECK(names(fault("\"vocab_size\":256", "\"vocab_size\":512"), ".model.vocab_size"));
+  CHECK(names(fault("\"reads\":[0,1]", "\"reads\":[0]"), ".reads"));
+  CHECK(names(fault("\"reads\":[0,1]", "\"reads\":[0,2]"), ".reads"));
+  CHECK(names(fault("\"reads\":[0,1]", "\"reads\":[1,0]"), ".reads"));  // another shape of keys and values
+  CHECK(names(fault("\"window\":8", "\"window\":9"), ".reads"));        // the first is the drafter's
+}
 
 TEST(every_field_arrives) {
   const auto parsed = tandem::parse_manifest(sound());

@@ -128,6 +128,49 @@ TEST(layout_faults) {
   CHECK_ERROR(layout([](auto& all) { all[0].end += 1; }), "has 15 bytes, the manifest says 14");
 }
 
+TEST(an_embedder_may_lie_inside_the_model) {
+  Recipe recipe;
+  recipe.parts = fixture::parts_with_embedder();
+  const fixture::Built built = fixture::build(recipe);
+  const TempFile file(built.bytes);
+  const auto bundle = Bundle::open(file.path());
+  if (!bundle.ok()) return check::fail(__FILE__, __LINE__, bundle.status().message());
+  const tandem::SectionInfo* host = bundle.value().find("tf_lite_prefill_decode");
+  const tandem::SectionInfo* guest = bundle.value().find("tf_lite_embedder");
+  CHECK(!host->nested && guest->nested);
+  CHECK_EQ(guest->offset, host->offset + 16384);
+  const auto bytes = bundle.value().section("tf_lite_embedder");
+  CHECK_EQ(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()), recipe.parts[3].bytes);
+
+  const auto broken = [&](auto edit) {
+    Recipe other;
+    other.parts = fixture::parts_with_embedder();
+    edit(other);
+    return error_of(other);
+  };
+  const auto layout = [&](std::function<void(std::vector<fixture::Placed>&)> edit) {
+    return broken([&](Recipe& other) { other.edit_layout = std::move(edit); });
+  };
+  const std::string misplaced = "section 'tf_lite_embedder' begins at byte";
+  CHECK(contains(layout([](auto& all) { all[3].begin = all[2].begin; }), misplaced));
+  CHECK(contains(layout([](auto& all) { all[3].begin += 64, all[3].end += 64; }), misplaced));
+  CHECK(contains(layout([](auto& all) { all[3].end = all[2].end + 1; }), misplaced));
+  CHECK(contains(layout([](auto& all) { all[3].end = ~uint64_t{0}; }), misplaced));
+  CHECK(contains(layout([](auto& all) { all[3].end = all[3].begin; }), misplaced));
+  CHECK(contains(layout([](auto& all) { all[3].begin = all[3].end = all[1].begin; }), misplaced));
+  // No other section may share bytes, and not with another host.
+  CHECK(contains(broken([](Recipe& other) { other.parts[3].model_type = other.parts[3].name = "tf_lite_aux"; }),
+                 "section 'tf_lite_aux' begins at byte"));
+  CHECK(contains(broken([](Recipe& other) { other.parts[3].type = 1; }), misplaced));
+  CHECK(contains(broken([](Recipe& other) { other.parts[2].model_type = other.parts[2].name = "tf_lite_aux"; }),
+                 misplaced));
+  CHECK(contains(broken([](Recipe& other) {
+                   other.parts.insert(other.parts.begin() + 3, {"tf_lite_aux", 3, "tf_lite_aux", "x"});
+                   other.edit_layout = [](auto& all) { all[4].begin = all[2].begin + 16384, all[4].end = all[2].end; };
+                 }),
+                 misplaced));
+}
+
 TEST(section_tables_that_disagree) {
   Recipe twice;
   twice.parts[1] = twice.parts[0];

@@ -55,6 +55,48 @@ TEST(every_damaged_byte_is_found) {
   CHECK(contains(problems[0], "the padding behind section 'llm_metadata' is not zero"));
 }
 
+TEST(nested_sections_are_checked_too) {
+  fixture::Recipe recipe;
+  recipe.parts = fixture::parts_with_embedder();
+  const fixture::Built built = fixture::build(recipe);
+  for (const std::string& problem : problems_of(built.bytes)) check::fail(__FILE__, __LINE__, problem);
+  std::string damaged = built.bytes;
+  damaged[built.sections[3].end - 1] ^= 1;  // of both
+  auto problems = problems_of(damaged);
+  CHECK_EQ(problems.size(), 2u);
+  CHECK(contains(problems[0], "section 'tf_lite_prefill_decode' is damaged"));
+  CHECK(contains(problems[1], "section 'tf_lite_embedder' is damaged"));
+  damaged = built.bytes;
+  damaged[built.sections[2].end] = 1;
+  problems = problems_of(damaged);
+  CHECK_EQ(problems.size(), 1u);
+  CHECK(contains(problems[0], "the padding behind section 'tf_lite_prefill_decode' is not zero"));
+
+  recipe.edit_layout = [](auto& all) { all[3].end -= 1; };  // the table's last byte is missing
+  recipe.edit_manifest = [](std::string& json) {
+    const std::string guest = TinyModel().write();
+    const std::string cut = guest.substr(0, guest.size() - 1);
+    json = fixture::replaced(json,
+                             "\"bytes\":" + std::to_string(guest.size()) + ",\"sha256\":\"" + fixture::hex_hash(guest),
+                             "\"bytes\":" + std::to_string(cut.size()) + ",\"sha256\":\"" + fixture::hex_hash(cut));
+  };
+  problems = problems_of(fixture::build(recipe).bytes);
+  CHECK_EQ(problems.size(), 1u);
+  CHECK(contains(problems[0], "section 'tf_lite_embedder' is not a sound model: buffer 1 lies outside the section"));
+
+  uint64_t last = 0;
+  const fixture::TempFile file(built.bytes);
+  const auto bundle = tandem::Bundle::open(file.path());
+  CHECK(bundle.ok());
+  const auto all = tandem::verify(bundle.value(), [&](uint64_t done, uint64_t) {
+    CHECK(done >= last);
+    last = done;
+    return true;
+  });
+  CHECK(all.ok());
+  CHECK_EQ(last, built.bytes.size());
+}
+
 TEST(changes_after_opening_are_found) {
   const fixture::Built built = fixture::build();
   const fixture::TempFile file(built.bytes);

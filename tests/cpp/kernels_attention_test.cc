@@ -35,6 +35,7 @@ struct Problem {
   float scale = 0.25f, softcap = 0.0f;
   KvType type = KvType::kF32;
   bool head_major = false;
+  int64_t page_slots = 0;  // 0: contiguous; else pages of both K and V
   std::vector<int32_t> block_end;
   int threads = 1;
   bool query_of_last_only = false;  // the last token's query does not depend on how many there are
@@ -52,15 +53,31 @@ double error_of(const Problem& p, Isa isa, std::vector<float>* result = nullptr,
   std::vector<float> scales[2];
   std::vector<double> exact[2];  // [token][kv head][dim]: what was appended, later what the cache made of it
   KvView view[2];
+  std::vector<std::vector<char>> pages;
+  std::vector<char*> table;
+  if (p.page_slots > 0) {
+    const int64_t rows = p.page_slots * p.kv_heads, page_bytes = 2 * rows * (p.dim * static_cast<int64_t>(size) + 4);
+    for (int64_t first = 0; first < slots; first += p.page_slots) {
+      pages.emplace_back(static_cast<size_t>(page_bytes), static_cast<char>(0xff));
+      table.push_back(pages.back().data());
+    }
+    for (int i = 0; i < 2; ++i) {
+      view[i].pages = table.data(), view[i].page_slots = p.page_slots;
+      view[i].page_offset = i * rows * p.dim * static_cast<int64_t>(size);
+      view[i].page_scales_offset = 2 * rows * p.dim * static_cast<int64_t>(size) + i * rows * 4;
+    }
+  }
   for (int i = 0; i < 2; ++i) {
     memory[i].assign(static_cast<size_t>(slots * p.kv_heads * p.dim) * size,
                      static_cast<char>(0xff));  // NaN where unwritten
-    view[i].base = memory[i].data();
-    view[i].head_stride = static_cast<int64_t>(size) * p.dim * (p.head_major ? slots : 1);
+    const int64_t together = p.page_slots > 0 ? p.page_slots : slots;
+    if (p.page_slots == 0) view[i].base = memory[i].data();
+    view[i].head_stride = static_cast<int64_t>(size) * p.dim * (p.head_major ? together : 1);
     view[i].token_stride = static_cast<int64_t>(size) * p.dim * (p.head_major ? 1 : p.kv_heads);
     view[i].ring = p.ring, view[i].type = p.type;
     scales[i].assign(static_cast<size_t>(slots * p.kv_heads), NAN);
-    view[i].scales = scales[i].data(), view[i].scale_head_stride = slots;
+    if (p.page_slots == 0) view[i].scales = scales[i].data();
+    view[i].scale_head_stride = together;
     std::vector<float> row(static_cast<size_t>(p.kv_heads * p.dim));
     for (int64_t t = 0; t < total; ++t) {
       for (float& x : row) exact[i].push_back(double(x = random_float()));
@@ -197,6 +214,22 @@ TEST(prefill_with_window_and_ring) {
   }
 }
 
+TEST(pages) {
+  for (KvType type : {KvType::kF32, KvType::kF16, KvType::kI8}) {
+    for (int64_t page_slots : {12, 64, 192}) {
+      for (int tokens : {1, 3, 70}) {
+        Problem p;
+        p.type = type, p.page_slots = page_slots, p.head_major = true, p.tokens = tokens, p.first = 500;
+        check_everywhere(p);
+        p.window = 100;
+        check_everywhere(p);
+        p.ring = 200;  // ends within a page
+        check_everywhere(p);
+      }
+    }
+  }
+}
+
 TEST(window_of_one_sees_itself) {
   Problem p;
   p.tokens = 40, p.window = 1;
@@ -301,4 +334,7 @@ TEST(bad_calls_are_refused) {
   AttentionCall call;
   call.shape = {1, 1, 16, 1.0f, 0.0f}, call.tokens = 1, call.k.type = call.v.type = KvType::kI8;
   CHECK(!plan_attention(call, isa).ok());  // no scales
+  char* const page = nullptr;
+  call.k.pages = call.v.pages = &page;
+  CHECK(!plan_attention(call, isa).ok());  // pages of no slots
 }

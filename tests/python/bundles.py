@@ -89,7 +89,7 @@ class Runner:
         self.vocab: int = manifest["model"]["vocab_size"]
         self.layers = manifest["model"]["layers"]
         self.tflite = path.with_suffix(".tflite")
-        (main,) = [s for s in read_sections(path) if s.data_type == 3]
+        (main,) = [s for s in read_sections(path) if s.model_type == "tf_lite_prefill_decode"]
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             self.tflite.write_bytes(whole[main.begin : main.end])
         cpu = CpuOptions(num_threads=threads)

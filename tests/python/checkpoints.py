@@ -29,8 +29,10 @@ PROSE = (
     "model"
 )
 TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ 'OPEN' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' "
-    "+ m['content'] + 'CLOSE\\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'OPENmodel\\n' }}{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{{ 'OPEN' + ('model' if m['role'] == 'assistant' else m['role']) + '\\n' }}"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for part in m['content'] %}"
+    "{{ part['text'] if part['type'] == 'text' else '<|' + part['type'] + '|>' }}{% endfor %}{% endif %}"
+    "{{ 'CLOSE\\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'OPENmodel\\n' }}{% endif %}"
 )
 
 Shape = tuple[int, ...]
@@ -69,16 +71,18 @@ def random_tensors(tensors: dict[str, Shape], seed: int, norm_centre: float) -> 
 
 
 def write_safetensors(path: Path, tensors: dict[str, np.ndarray], dtype: str = "F32") -> None:
-    """`tensors` as float32; stored as F32, F16 or BF16."""
+    """`tensors` as float32; stored as F32, F16 or BF16. Those of int64 stay what they are."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     blobs, at = [], 0
     for name, value in tensors.items():
+        kind = "I64" if value.dtype == np.int64 else dtype
         blob = {
+            "I64": lambda v: v.astype("<i8"),
             "F32": lambda v: v.astype("<f4"),
             "F16": lambda v: v.astype("<f2"),
             "BF16": lambda v: bf16_bits(v),
-        }[dtype](value).tobytes()
-        header[name] = {"dtype": dtype, "shape": list(value.shape), "data_offsets": [at, at + len(blob)]}
+        }[kind](value).tobytes()
+        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [at, at + len(blob)]}
         blobs.append(blob)
         at += len(blob)
     head = json.dumps(header).encode()
@@ -253,7 +257,7 @@ def media_tensors(h: int, patch_size: int, positions: int, frame: int) -> dict[s
 
 
 def gemma4_config(
-    vocab: int, softcap: float | None, layout: str, patch_size: int
+    vocab: int, softcap: float | None, layout: str, patch_size: int, positions: int = 32
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """config.json and its text part in the old layout; layout "new" is what transformers 5.15 and later write."""
     text: dict[str, Any] = {
@@ -282,7 +286,7 @@ def gemma4_config(
         "tie_word_embeddings": True, "text_config": stored,
         "vision_config": {
             "model_type": "gemma4_unified_vision", "patch_size": patch_size, "pooling_kernel_size": 3,
-            "mm_embed_dim": 128, "mm_posemb_size": 32, "output_proj_dims": 128, "rms_norm_eps": 1e-6,
+            "mm_embed_dim": 128, "mm_posemb_size": positions, "output_proj_dims": 128, "rms_norm_eps": 1e-6,
         },
         "audio_config": {"model_type": "gemma4_unified_audio", "audio_embed_dim": 640, "rms_norm_eps": 1e-6},
         **{k: first + i for i, k in enumerate(keys)},
@@ -292,16 +296,17 @@ def gemma4_config(
 
 def write_gemma4(folder: Path, *, seed: int = 0, softcap: float | None = 30.0, vocab: int = TINY_TOKENS,
                  dtype: str = "F32", tokenizer: bool = True, layout: str = "old", shards: int = 1, media: bool = True,
-                 patch_size: int = 4) -> Path:  # fmt: skip
+                 patch_size: int = 4, positions: int = 32) -> Path:  # fmt: skip
     """A `gemma4_unified` checkpoint (text only with media=False): sliding and full layers, K = V in the full ones.
 
-    `layout`: "old" or "new" form of config.json. `patch_size` 16 gives image patches of the real size."""
+    `layout`: "old" or "new" form of config.json. `patch_size` 16 gives image patches of the real size, `positions` is
+    how many columns and rows of them the model tells apart."""
     folder.mkdir(parents=True, exist_ok=True)
-    config, text = gemma4_config(vocab, softcap, layout, patch_size)
+    config, text = gemma4_config(vocab, softcap, layout, patch_size, positions)
     config["dtype"] = "bfloat16" if dtype == "BF16" else "float32"
     shapes = dict(decoder_tensors("model.language_model.", text, True))
     if media:
-        shapes.update(media_tensors(128, patch_size, 32, 640))
+        shapes.update(media_tensors(128, patch_size, positions, 640))
     else:
         del config["vision_config"], config["audio_config"]
     write_weights(folder, random_tensors(shapes, seed, 1.0), dtype, shards)
@@ -425,9 +430,10 @@ def write_gguf(path: Path, *, seed: int = 0, quantisation: str = "F32", template
 
 
 def write_assistant(folder: Path, *, seed: int = 0, vocab: int = TINY_TOKENS, dtype: str = "F32", layers: int = 4,
-                    backbone: int = 128) -> Path:  # fmt: skip
+                    backbone: int = 128, centroids: int = 0, active: int = 0) -> Path:  # fmt: skip
     """The MTP assistant (`gemma4_unified_assistant`) of the model that `write_gemma4` makes: sliding layers and a full
-    one at the end, queries only."""
+    one at the end, queries only. With `centroids`, in the layout of `gemma4_assistant`: a head that looks at the tokens
+    of the `active` best of so many clusters."""
     folder.mkdir(parents=True, exist_ok=True)
     _, text = gemma4_config(vocab, None, "old", 4)
     h, inter, heads = 64, 128, text["num_attention_heads"]
@@ -450,11 +456,20 @@ def write_assistant(folder: Path, *, seed: int = 0, vocab: int = TINY_TOKENS, dt
         for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
             shapes[n + norm + "_layernorm.weight"] = (h,)
         shapes[n + "layer_scalar"] = (1,)
-    write_weights(folder, random_tensors(shapes, seed, 1.0), dtype, 1)
     config = {
         "architectures": ["Gemma4UnifiedAssistantForCausalLM"], "model_type": "gemma4_unified_assistant",
         "backbone_hidden_size": backbone, "use_ordered_embeddings": False, "tie_word_embeddings": True,
         "text_config": text, "dtype": "bfloat16" if dtype == "BF16" else "float32",
     }  # fmt: skip
+    if centroids:
+        shapes["masked_embedding.centroids.weight"] = (centroids, h)
+        text.update(model_type="gemma4_text", vocab_size_per_layer_input=0)
+        config.update(architectures=["Gemma4AssistantForCausalLM"], model_type="gemma4_assistant",
+                      use_ordered_embeddings=True, num_centroids=centroids,
+                      centroid_intermediate_top_k=active)  # fmt: skip
+    tensors = random_tensors(shapes, seed, 1.0)
+    if centroids:
+        tensors["masked_embedding.token_ordering"] = np.random.default_rng(seed).permutation(vocab)
+    write_weights(folder, tensors, dtype, 1)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     return folder

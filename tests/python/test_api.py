@@ -43,10 +43,11 @@ def test_info(engine: tl.Engine, tiny_gemma3: Path) -> None:
     assert info.family == "gemma4_unified"
     assert (info.vocab_size, info.max_context, info.quantization) == (512, 128, "f32")
     assert info.bos_id == 2 and info.eos_ids[0] == 1 and info.chat_template
-    assert info.suppress_ids and not info.has_drafter and info.modalities == ("text",)
+    assert info.suppress_ids and not info.has_drafter and info.modalities == ("text", "image", "audio", "video")
     with pytest.raises(FrozenInstanceError):
         info.layers = 3  # type: ignore[misc]
     with tl.Engine(tiny_gemma3, num_threads=1, max_context=32) as other:
+        assert other.info.modalities == ("text",)
         assert other.info.family == "gemma3_text" and other.info.max_context == 32 and other.info.num_threads == 1
 
 
@@ -252,8 +253,6 @@ def test_verbs_of_later_versions(engine: tl.Engine, session: tl.Session) -> None
         session.clone,
         lambda: session.save("x"),
         lambda: engine.restore("x"),
-        lambda: engine.embed_image(None),
-        lambda: engine.embed_audio(None),
         lambda: engine.conversation(tools=[print]),
         lambda: engine.conversation(thinking=True),
     ):

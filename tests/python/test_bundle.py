@@ -56,10 +56,13 @@ def test_inspect_agrees_with_an_independent_reader(tiny_bundle: Path) -> None:
     assert found["manifest"] == read_manifest(tiny_bundle)
     expected = [(s.begin, s.end - s.begin) for s in read_sections(tiny_bundle)]
     assert [(s["offset"], s["bytes"]) for s in found["sections"]] == expected
+    senses = ["tf_lite_vision_encoder", "tf_lite_audio_encoder_hw"] if found["manifest"].get("media") else []
     assert [s["name"] for s in found["sections"]] == [
         "llm_metadata",
         "hf_tokenizer",
         "tf_lite_prefill_decode",
+        *senses,
+        "tandem_weights",
         "tandem_tokenizer",
         "tandem_manifest",
     ]

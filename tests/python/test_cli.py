@@ -185,7 +185,7 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
-    assert names == ["convert", "inspect", "verify", "run", "chat", "tokenize", "perplexity", "bench", "demo"]
+    assert names == ["convert", "inspect", "verify", "run", "chat", "tokenize", "perplexity", "compare", "bench", "demo"]
     for arguments in (["--version"], ["--help"], *([name, "--help"] for name in names)):
         with pytest.raises(SystemExit) as caught:
             build_parser().parse_args(arguments)
@@ -274,9 +274,9 @@ def test_unwritable_cache_folder(
     ("option", "words"),
     [
         (["--draft-tokens", "0"], "draft_tokens"),
-        (["--image", "cat.png"], "--image"),
-        (["--audio", "a.wav"], "--audio"),
-        (["--video", "v.mp4"], "--video"),
+        (["--image", "cat.png"], "cannot read image cat.png"),
+        (["--audio", "a.wav"], "cannot read audio a.wav"),
+        (["--video", "v.mp4"], "cannot read video v.mp4"),
         (["--top-p", "2"], "top_p"),
         (["--temperature", "-1"], "temperature"),
         (["--stop", ""], "stop_strings"),

@@ -37,19 +37,19 @@ def test_layout_and_checksums(folder: Path, tmp_path: Path) -> None:
     assert left_over(tmp_path) == ["m.litertlm"]
     sections = read_sections(out)
     assert [(s.data_type, s.model_type) for s in sections] == [
-        (5, ""), (6, ""), (3, "tf_lite_prefill_decode"), (1, "tandem_tokenizer"), (1, "tandem_manifest"),
+        (5, ""), (6, ""), (3, "tf_lite_prefill_decode"), (3, "tf_lite_vision_encoder"), (3, "tf_lite_audio_encoder_hw"),
+        (1, "tandem_weights"), (1, "tandem_tokenizer"), (1, "tandem_manifest"),
     ]  # fmt: skip
     assert all(s.begin % 16384 == 0 for s in sections)
     assert sections[-1].end == out.stat().st_size
     data = out.read_bytes()
     manifest = read_manifest(out)
     assert manifest["header_sha256"] == hashlib.sha256(data[:16384]).hexdigest()
-    for section, name in zip(
-        sections, ("llm_metadata", "hf_tokenizer", *(s.model_type for s in sections[2:4])), strict=False
-    ):
+    names = ("llm_metadata", "hf_tokenizer", *(s.model_type for s in sections[2:-1]))
+    for section, name in zip(sections[:-1], names, strict=True):
         content = data[section.begin : section.end]
         assert manifest["sections"][name] == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    assert len(manifest["sections"]) == 4
+    assert set(manifest["sections"]) == set(names)
     stored = section_bytes(out, 1, "tandem_manifest")
     assert stored[16:48] == hashlib.sha256(stored[48:]).digest()
     tokenizer = section_bytes(out, 6)

@@ -12,13 +12,17 @@ ALLOWED = {
     "base": set(),
     "bundle": {"base"},
     "tokenizer": {"base"},
+    "media": {"base"},
     "litert": {"base"},
     "kernels": {"base"},
     "kv": {"base", "kernels"},
     "model": {"base", "bundle", "litert", "kernels", "kv"},
     "decode": {"base", "tokenizer", "model"},
-    "engine": {"base", "bundle", "tokenizer", "litert", "kernels", "kv", "model", "decode"},
-    "bindings": {"base", "bundle", "tokenizer", "litert", "kernels", "kv", "model", "decode", "engine"},
+    "engine": {"base", "bundle", "tokenizer", "media", "litert", "kernels", "kv", "model", "decode"},
+    "capi": {"base", "bundle", "tokenizer", "media", "litert", "kernels", "kv", "model", "decode", "engine", "tandem"},
+    "include": {"tandem"},  # csrc/include/tandem: what others see
+    "examples": set(),
+    "bindings": {"base", "bundle", "tokenizer", "media", "litert", "kernels", "kv", "model", "decode", "engine"},
 }
 
 

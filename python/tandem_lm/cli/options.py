@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from .._quiet import without_greeting
 from ..conversation import recommended_params
 from ..engine import Engine
 from ..errors import InvalidRequestError
+from ..media import Audio, Image, Video
 from ..types import SamplingParams
 from .loading import packing_bar
 
@@ -39,15 +41,29 @@ def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int, defau
         help="speculative decoding: where it pays (default), always, or never",
     )
     group.add_argument("--draft-tokens", type=int, metavar="K", help="draft K tokens per round (default: what pays)")
-    for medium in ("image", "audio", "video"):
-        group.add_argument(f"--{medium}", action="append", metavar="FILE", help=argparse.SUPPRESS)
+
+
+def add_media_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("images and sound (each may be repeated; images come before the text)")
+    group.add_argument("--image", action="append", default=[], metavar="FILE")
+    group.add_argument("--audio", action="append", default=[], metavar="FILE")
+    group.add_argument("--video", action="append", default=[], metavar="FILE", help="frames of it, with their times")
+    group.add_argument("--image-tokens", type=int, metavar="N", help="most tokens per image: 70, 140, 280, 560 or 1120")
+    group.add_argument("--video-fps", type=float, metavar="R", help="frames per second (default: 32 in all)")
+    group.add_argument("--video-sound", action="store_true", help="with the sound of the videos")
+
+
+def media(args: argparse.Namespace) -> dict[str, list[Any]]:
+    """What add_media_options asked for, as the arguments of Conversation.stream."""
+    return {
+        "images": [Image(file, max_soft_tokens=args.image_tokens) for file in args.image],
+        "videos": [Video(file, fps=args.video_fps, audio=args.video_sound) for file in args.video],
+        "audio": [Audio(file) for file in args.audio],
+    }
 
 
 def open_engine(args: argparse.Namespace) -> Engine:
     """The engine that the command line asks for."""
-    for medium in ("image", "audio", "video"):
-        if getattr(args, medium, None):
-            raise InvalidRequestError(f"--{medium} is not supported by this version; use text")
     with packing_bar(Path(args.bundle)), without_greeting():
         return Engine(
             args.bundle,

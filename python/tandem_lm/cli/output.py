@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from ..prompt import Progress
 
 # Control characters but tab and newline: a model's answer must not move the cursor or change the terminal.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -44,3 +51,32 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.2f} GiB"
+
+
+@contextmanager
+def work_bar() -> Iterator[Progress | None]:
+    """Bars on the terminal while a long prompt is read; nothing elsewhere, or where it is done at once."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    bars: dict[str, tqdm[None]] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            _close(bars)
+            bars[what] = tqdm(total=total, desc=what, delay=1.0, leave=False)
+        bars[what].total = total
+        bars[what].update(done - bars[what].n)
+        if done >= total:
+            _close(bars)
+
+    try:
+        yield report
+    finally:
+        _close(bars)
+
+
+def _close(bars: dict[str, tqdm[None]]) -> None:
+    for bar in bars.values():
+        bar.close()
+    bars.clear()

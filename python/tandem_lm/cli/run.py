@@ -11,13 +11,26 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engine import Engine, Session
 from ..memory import peak_rss_bytes
 from ..types import SamplingParams
-from .options import add_engine_options, add_sampling_options, open_engine, read_prompt, sampling_params
-from .output import show
+from .options import (
+    add_engine_options,
+    add_media_options,
+    add_sampling_options,
+    media,
+    open_engine,
+    read_prompt,
+    sampling_params,
+)
+from .output import show, work_bar
+
+if TYPE_CHECKING:
+    from ..prompt import Progress
+
+Media = dict[str, list[Any]]  # "images", "videos" and "audio"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,15 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw", action="store_true", help="no chat template: continue TEXT; special tokens in it count"
     )
+    add_media_options(parser)
     add_sampling_options(parser, 256, "greedy")
     parser.add_argument("--stats", choices=("json",), help="statistics to stderr when done")
 
 
 def execute(args: argparse.Namespace) -> int:
     prompt = read_prompt(args.prompt)
-    with open_engine(args) as engine:
+    attached = media(args)  # a file that cannot be read is told before the model is loaded
+    with open_engine(args) as engine, work_bar() as progress:
         params = sampling_params(args, engine, recommended=False)
-        answer = _Raw(engine, prompt, params) if args.raw else _Chat(engine, prompt, args.system, params)
+        answer = (
+            _Raw(engine, prompt, attached, params, progress)
+            if args.raw
+            else _Chat(engine, prompt, args.system, attached, params, progress)
+        )
         start = time.perf_counter()
         first = None
         for text in answer.pieces():
@@ -49,14 +68,18 @@ def execute(args: argparse.Namespace) -> int:
 
 
 class _Raw:
-    def __init__(self, engine: Engine, prompt: str, params: SamplingParams) -> None:
-        self._ids = raw_ids(engine, prompt)
-        self._params = params
+    def __init__(
+        self, engine: Engine, prompt: str, media: Media, params: SamplingParams, progress: Progress | None
+    ) -> None:
+        ids = raw_ids(engine, prompt)
+        head = [ids.pop(0)] if engine.info.add_bos else []
+        self._prompt = [*head, *media["images"], *media["videos"], *ids, *media["audio"]]
+        self._params, self._progress = params, progress
         self.session: Session = engine.session()
         self.finish_reason = ""
 
     def pieces(self) -> Iterator[str]:
-        self.session.prefill(self._ids)
+        self.session.prefill(self._prompt, self._progress)
         with self.session.generate(self._params) as generation:
             for token in generation:
                 yield token.text
@@ -64,9 +87,17 @@ class _Raw:
 
 
 class _Chat:
-    def __init__(self, engine: Engine, prompt: str, system: str | None, params: SamplingParams) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: str,
+        system: str | None,
+        media: Media,
+        params: SamplingParams,
+        progress: Progress | None,
+    ) -> None:
         self._chat = engine.conversation(system=system)
-        self._pieces = self._chat.stream(prompt, params)
+        self._pieces = self._chat.stream(prompt, params, **media, progress=progress)
         self.session = self._chat.session
 
     @property

@@ -1,0 +1,168 @@
+"""Quantisation for the least error of a matrix's output: rounding with error feedback, then descent on the same error.
+
+For inputs x with second moments H = sum x x^T, a row w stored as ŵ costs (w - ŵ) H (w - ŵ)^T. With H = C^T C, C lower
+triangular, the cost is the sum over columns i of (C_ii e_i + sum_{j<i} C_ij e_j)², e = w - ŵ: columns are rounded one
+after the other, each to the value that makes up for the errors before it (GPTQ, Frantar et al. 2023, in the form that
+needs no inverse). Columns with large H come first. Scales are searched first, under the weights C_ii² with which the
+rounding errors count; afterwards integers (one column at a time) and scales (one group at a time) descend on the full
+cost, which neither can raise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..quantize import LEVELS, Quantized, Scheme, pack, round_scale
+
+F32 = npt.NDArray[np.float32]
+Index = npt.NDArray[np.int64]
+BLOCK = 128  # columns whose mutual feedback is applied at once
+DAMPING = 0.01  # of the mean diagonal, added to the diagonal
+SWEEPS = 3  # of descent after the first rounding
+GRID = 24  # scales tried for a group before its rounding
+
+
+@dataclass
+class Moments:
+    """Second moments of a matrix's inputs: `sum` [I, I] over all rows that were added."""
+
+    sum: F32
+
+    @staticmethod
+    def zeros(size: int) -> Moments:
+        return Moments(np.zeros((size, size), np.float32))
+
+    def add(self, x: F32) -> None:
+        self.sum += x.T @ x
+
+
+def damped(moments: F32, damping: float = DAMPING) -> F32:
+    """A copy with `damping` times the mean diagonal added; an input that never varies gets weight as well."""
+    out: F32 = moments.copy()
+    diagonal = np.einsum("ii->i", out)
+    mean = float(diagonal.mean(dtype=np.float64))
+    diagonal += np.float32(damping * mean if mean > 0 else 1)
+    return out
+
+
+class Rounder:
+    """Quantises matrices that share their inputs (q, k and v; gate and up): the factorisation is made once."""
+
+    def __init__(self, moments: F32) -> None:
+        """`moments` [I, I], damped: positive definite."""
+        diagonal = np.diagonal(moments)
+        self.order = np.argsort(-diagonal, kind="stable")
+        self.h = np.ascontiguousarray(moments[np.ix_(self.order, self.order)])
+        self.c = np.ascontiguousarray(np.linalg.cholesky(self.h[::-1, ::-1])[::-1, ::-1].T)
+        self.importance: F32 = np.empty(len(diagonal), np.float32)  # of a rounding error, in the matrix's own order
+        self.importance[self.order] = np.square(np.diagonal(self.c))
+
+    def rescale(self, factors: F32) -> None:
+        """For weights whose columns were multiplied by `factors` [I], so that the inputs are divided by them."""
+        t = np.float32(1) / factors[self.order]
+        self.h *= t
+        self.h *= t[:, None]
+        self.c *= t
+        self.importance = (self.importance / np.square(factors)).astype(np.float32)
+
+    def quantize(self, weights: F32, scheme: Scheme, sweeps: int = SWEEPS) -> Quantized:
+        """[O, I] -> what is stored. Its error has "output" as well, the relative error of the matrix's output."""
+        rows, cols = weights.shape
+        block = scheme.block or cols
+        w = np.ascontiguousarray(
+            weights[:, self.order].T
+        )  # [I, O], as everything below: columns are touched one by one
+        group = self.order // block  # of each column
+        scales = np.ascontiguousarray(search_scales(weights, scheme, self.importance)[0].T)
+        q = self._feedback(w, scales, group, LEVELS[scheme.bits])
+        error = w - q * scales[group]
+        gradient = self.h @ error
+        for _ in range(sweeps):
+            self._refit(q, scales, group, error, gradient, scheme)
+            self._descend(q, scales, group, error, gradient, LEVELS[scheme.bits])
+        cost = float(np.vdot(error, self.h @ error))
+        total = float(np.vdot(w, self.h @ w))
+        integers = np.empty((rows, cols), np.int8)
+        integers[:, self.order] = q.T
+        stored = scales.T.astype(np.float16) if scheme.block else scales[0]
+        result = pack(weights, integers, stored, scheme)
+        result.error["output"] = (max(cost, 0.0) / total) ** 0.5 if total > 0 else 0.0
+        return result
+
+    def cost(self, error: F32) -> float:
+        """What an error [O, I] of the weights costs in the output: the sum of e H e^T over rows."""
+        ordered = error[:, self.order]
+        return float(np.vdot(ordered, ordered @ self.h))
+
+    def _feedback(self, w: F32, scales: F32, group: Index, levels: tuple[float, float]) -> F32:
+        q, errors = np.empty_like(w), np.empty_like(w)
+        for first in range(0, len(w), BLOCK):
+            last = min(first + BLOCK, len(w))
+            owed = self.c[first:last, :first] @ errors[:first]
+            for i in range(first, last):
+                target = owed[i - first]
+                if i > first:
+                    target = target + self.c[i, first:i] @ errors[first:i]
+                target = w[i] + target / self.c[i, i]
+                scale = scales[group[i]]
+                q[i] = np.clip(np.rint(target / scale), *levels)
+                errors[i] = w[i] - q[i] * scale
+        return q
+
+    def _descend(
+        self, q: F32, scales: F32, group: Index, error: F32, gradient: F32, levels: tuple[float, float]
+    ) -> None:
+        """One pass over all columns, each set to its best integers given the rest. Everything changes in place."""
+        for first in range(0, len(q), BLOCK):
+            last = min(first + BLOCK, len(q))
+            inner = self.h[first:last, first:last]
+            g = gradient[first:last].copy()
+            steps = np.empty_like(g)
+            for i in range(first, last):
+                scale = scales[group[i]]
+                new = np.clip(np.rint(q[i] + g[i - first] / (self.h[i, i] * scale)), *levels)
+                step = (new - q[i]) * scale
+                steps[i - first], q[i] = step, new
+                g -= np.outer(inner[i - first], step)
+            error[first:last] -= steps
+            gradient -= self.h[:, first:last] @ steps
+
+    def _refit(self, q: F32, scales: F32, group: Index, error: F32, gradient: F32, scheme: Scheme) -> None:
+        """Each group's scale set to its best given the rest, rounded to what is stored. Changes in place."""
+        for index, scale in enumerate(scales):
+            columns = np.flatnonzero(group == index)
+            own = q[columns]
+            slope = np.einsum("io,io->o", own, gradient[columns])
+            curve = np.einsum("io,io->o", own, self.h[np.ix_(columns, columns)] @ own)
+            new = scale + slope / np.maximum(curve, np.float32(1e-30))
+            new = round_scale(np.where((curve > 0) & (new > 0), new, scale), scheme)
+            change = (new - scale) * own
+            scales[index] = new
+            error[columns] -= change
+            gradient -= self.h[:, columns] @ change
+
+
+def search_scales(weights: F32, scheme: Scheme, importance: F32) -> tuple[F32, F32]:
+    """The scale of each group [O, groups] that rounds with the least sum of importance * error², and that sum."""
+    rows, cols = weights.shape
+    low, high = LEVELS[scheme.bits]
+    block = scheme.block or cols
+    groups = weights.reshape(rows, -1, block)
+    weight = importance.reshape(1, -1, block)
+    largest = np.abs(groups).max(axis=2)
+    unit = np.where(largest > 0, largest, 1)
+    best, lowest = unit / np.float32(high), np.full(unit.shape, np.inf, np.float32)
+    for part in np.linspace(0.3 if scheme.bits == 4 else 0.9, 1.1, GRID, dtype=np.float32):
+        scale = unit * (part / np.float32(high))
+        off = groups / scale[..., None]
+        q = np.clip(np.rint(off), low, high)
+        off -= q
+        off *= off
+        cost = np.einsum("ogi,gi->og", off, weight[0]) * np.square(scale)
+        better = cost < lowest
+        lowest, best = np.where(better, cost, lowest), np.where(better, scale, best)
+    stored = [round_scale(column.astype(np.float32), scheme) for column in best.T]
+    return np.stack(stored, axis=1), lowest

@@ -1,0 +1,59 @@
+// Products of a few rows with quantised matrices as XNNPACK packs them for VNNI machines, read in place: one copy of
+// the weights serves XNNPACK's prefill and these steps. XNNPACK's own kernel for several rows computes as many as its
+// widest tile; these compute the rows that there are, so that a step of 4 reads the weights at the speed of memory too.
+//
+// A row is quantised as XNNPACK does it: asymmetric 8 bits over its own range. Integer sums are exact and the float
+// operations of a row do not depend on the others: any number of rows gives the same bits.
+//
+// Packed int4 (per channel), groups of 16 outputs: int32 sums[16] (-16 * sum of the weights), then for every 16 inputs
+// 16 outputs x 8 bytes (low nibbles: inputs 0-7, high: 8-15), float scales[16], float biases[16]. Packed int8, groups
+// of 64: int32 sums[64] (-sum), for every 4 inputs 64 outputs x 4 bytes, float scales[64], float biases[64].
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace tandem {
+
+struct PackedMatrix {
+  const std::byte* data = nullptr;
+  int64_t inputs = 0;   // a multiple of 16
+  int64_t outputs = 0;  // a multiple of group()
+  int bits = 4;         // 4 or 8
+
+  int64_t group() const { return bits == 4 ? 16 : 64; }
+  int64_t groups() const { return outputs / group(); }
+  int64_t group_bytes() const { return group() * (inputs * bits / 8 + 12); }
+  int64_t bytes() const { return groups() * group_bytes(); }
+};
+
+// Whether this CPU has what the functions below need (AVX-512 with VNNI). They must not be called otherwise.
+bool linear_available();
+
+// Whether packed data holds the matrix `raw`, as a bundle stores it: [outputs, inputs] int8, or int4 two to a byte, low
+// nibble first. Looks at whole columns of the first and the last group.
+bool holds(const PackedMatrix& matrix, const std::byte* raw);
+
+// Rows of activations in 8 bits: value = scale * (byte - zero).
+struct ByteRows {
+  uint8_t* values = nullptr;  // [rows][stride]
+  int64_t stride = 0;
+  float* scales = nullptr;
+  int32_t* zeros = nullptr;
+};
+void quantise_row(const float* in, int64_t n, int row, const ByteRows& out);
+
+// out[r][o] for the outputs of groups [first, last): out points to output 0 of row 0.
+void linear(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,
+            int64_t out_stride);
+
+// x / rms(x) * weight, eps inside the root.
+void rms_norm(const float* in, const float* weight, float epsilon, int64_t n, float* out);
+// inout = (inout + rms_norm(in, weight)) * scale
+void add_normed(const float* in, const float* weight, float epsilon, float scale, int64_t n, float* inout);
+// gate = gelu(gate) * up, by the tanh approximation
+void gated_gelu(const float* up, int64_t n, float* gate);
+// inout = cap * tanh(inout / cap)
+void soft_cap(float cap, int64_t n, float* inout);
+
+}  // namespace tandem

@@ -1,0 +1,216 @@
+// The functions of linear.h for AVX-512 with VNNI; the target is set here, after the headers, as in kernels_<isa>.cc.
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/linear.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
+#endif
+
+#define TANDEM_LANES 16
+
+// Uses no inline function of the standard library, which could end up in the program compiled for the wrong CPU.
+namespace tandem {
+namespace linear_vnni {
+
+#include "kernels/simd.h"
+
+constexpr int kAhead = 1024;  // bytes to prefetch: enough to cross into the next page before it is needed
+
+TANDEM_INLINE __m512i bytes_at(const std::byte* p) { return _mm512_loadu_si512(p); }
+
+TANDEM_INLINE void prefetch(const std::byte* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p + kAhead), _MM_HINT_T0);
+}
+
+TANDEM_INLINE __m512i shifted(__m512i w) { return (__m512i)((Int)w << 4); }
+
+template <class T>
+TANDEM_INLINE T read(const uint8_t* p) {
+  T value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+// Sums, zero points and scales to 16 outputs of one row. `shift`: the sums are 2^shift times too large, exactly.
+TANDEM_INLINE void finish(__m512i sum, int shift, const std::byte* sums, const std::byte* scales, int64_t biases,
+                          int32_t zero, float scale, float* out) {
+  sum = (__m512i)(((Int)sum + (Int)bytes_at(sums) * zero) >> shift);
+  const __m512 scaled = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sum), _mm512_set1_ps(scale));
+  _mm512_storeu_ps(out, _mm512_fmadd_ps(scaled, _mm512_loadu_ps(scales), _mm512_loadu_ps(scales + biases)));
+}
+
+// One group of 16 outputs for R rows.
+template <int R>
+void group4(const std::byte* w, int64_t inputs, const ByteRows& in, int row, float* out, int64_t out_stride) {
+  const std::byte* sums = w;
+  w += 64;
+  __m512i left[R], right[R];  // outputs 0-7 and 8-15, two partial sums each
+  for (int r = 0; r < R; ++r) left[r] = right[r] = _mm512_setzero_si512();
+  const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
+  const uint8_t* a = in.values + row * in.stride;
+  for (int64_t k = 0; k < inputs; k += 16, w += 128) {
+    const __m512i w0 = bytes_at(w), w1 = bytes_at(w + 64);
+    prefetch(w);
+    prefetch(w + 64);
+    const __m512i l0 = shifted(w0) & high, h0 = w0 & high;
+    const __m512i l1 = shifted(w1) & high, h1 = w1 & high;
+    for (int r = 0; r < R; ++r) {
+      const __m512i first = _mm512_set1_epi64(read<int64_t>(a + r * in.stride + k));
+      const __m512i second = _mm512_set1_epi64(read<int64_t>(a + r * in.stride + k + 8));
+      left[r] = _mm512_dpbusd_epi32(left[r], first, l0);
+      right[r] = _mm512_dpbusd_epi32(right[r], first, l1);
+      left[r] = _mm512_dpbusd_epi32(left[r], second, h0);
+      right[r] = _mm512_dpbusd_epi32(right[r], second, h1);
+    }
+  }
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  for (int r = 0; r < R; ++r) {
+    const __m512i sum = _mm512_add_epi32(_mm512_permutex2var_epi32(left[r], even, right[r]),
+                                         _mm512_permutex2var_epi32(left[r], odd, right[r]));
+    finish(sum, 4, sums, w, 64, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
+  }
+}
+
+// One group of 64 outputs for R rows.
+template <int R>
+void group8(const std::byte* w, int64_t inputs, const ByteRows& in, int row, float* out, int64_t out_stride) {
+  const std::byte* sums = w;
+  w += 256;
+  __m512i acc[R][4];
+  for (int r = 0; r < R; ++r) {
+    for (int i = 0; i < 4; ++i) acc[r][i] = _mm512_setzero_si512();
+  }
+  const uint8_t* a = in.values + row * in.stride;
+  for (int64_t k = 0; k < inputs; k += 4, w += 256) {
+    __m512i part[4];
+    for (int i = 0; i < 4; ++i) {
+      part[i] = bytes_at(w + 64 * i);
+      prefetch(w + 64 * i);
+    }
+    for (int r = 0; r < R; ++r) {
+      const __m512i four = _mm512_set1_epi32(read<int32_t>(a + r * in.stride + k));
+      for (int i = 0; i < 4; ++i) acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], four, part[i]);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int i = 0; i < 4; ++i) {
+      finish(acc[r][i], 0, sums + 64 * i, w + 64 * i, 256, in.zeros[row + r], in.scales[row + r],
+             out + r * out_stride + 16 * i);
+    }
+  }
+}
+
+using Group = void (*)(const std::byte*, int64_t, const ByteRows&, int, float*, int64_t);
+constexpr Group kGroups4[] = {group4<1>, group4<2>, group4<3>, group4<4>, group4<5>, group4<6>, group4<7>, group4<8>};
+constexpr Group kGroups8[] = {group8<1>, group8<2>, group8<3>, group8<4>, group8<5>};
+
+float mean_square(const float* in, int64_t n) {
+  Vec sums[4] = {};
+  for (int64_t i = 0; i < n; i += 64) {
+    for (int j = 0; j < 4; ++j) {
+      const Vec x = load(in + i + 16 * j);
+      sums[j] += x * x;
+    }
+  }
+  return sum((sums[0] + sums[1]) + (sums[2] + sums[3])) / static_cast<float>(n);
+}
+
+TANDEM_INLINE Vec tanh_of(Vec x) {
+  // 1 - 2 / (e^2x + 1); e^2x may overflow to the largest float, which gives 1.
+  const Vec limited = maximum(splat(-15.0f), -maximum(splat(-15.0f), -x));
+  return 1.0f - 2.0f / (exponential(2.0f * limited) + 1.0f);
+}
+
+TANDEM_INLINE __mmask16 lanes(int64_t count) { return static_cast<__mmask16>(count >= 16 ? 0xffff : (1 << count) - 1); }
+
+}  // namespace linear_vnni
+
+using namespace linear_vnni;
+
+void quantise_row(const float* in, int64_t n, int row, const ByteRows& out) {
+  Vec low = {}, high = {};  // 0 must be in the range
+  for (int64_t i = 0; i < n; i += 16) {
+    const Vec x = load(in + i);
+    low = (Vec)_mm512_maskz_min_ps(0xffff, (__m512)low, (__m512)x);
+    high = (Vec)_mm512_maskz_max_ps(0xffff, (__m512)high, (__m512)x);
+  }
+  const float least = -largest(-low), most = largest(high);
+  const float scale = least == most ? 1.0f : 255.0f / (most - least);
+  // The zero point that makes the smaller error at the ends of the range.
+  const float low_end = least * scale, high_end = most * scale;
+  const float zero = -128.0f + low_end + 127.0f + high_end > 0.0f ? -128.0f - low_end : 127.0f - high_end;
+  const float limited = zero < -128.0f ? -128.0f : zero > 127.0f ? 127.0f : zero;
+  const auto nudged = static_cast<int32_t>(__builtin_lrintf(limited));
+  uint8_t* values = out.values + row * out.stride;
+  const __m512 factor = _mm512_set1_ps(scale);
+  const __m512i offset = _mm512_set1_epi32(nudged);
+  for (int64_t i = 0; i < n; i += 16) {
+    const __m512i q =
+        _mm512_add_epi32(_mm512_maskz_cvtps_epi32(0xffff, _mm512_mul_ps(_mm512_loadu_ps(in + i), factor)), offset);
+    const __m128i bytes = _mm512_maskz_cvtsepi32_epi8(0xffff, q);  // saturates to -128 ... 127
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(values + i),
+                     _mm_xor_si128(bytes, _mm_set1_epi8(static_cast<char>(0x80))));
+  }
+  out.scales[row] = 1.0f / scale;
+  out.zeros[row] = nudged + 128;
+}
+
+void linear(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,
+            int64_t out_stride) {
+  const bool narrow = matrix.bits == 4;
+  const int most = narrow ? 8 : 5;
+  for (int64_t g = first; g < last; ++g) {
+    const std::byte* w = matrix.data + g * matrix.group_bytes();
+    for (int row = 0; row < rows; row += most) {
+      const int count = rows - row < most ? rows - row : most;
+      const Group group = narrow ? kGroups4[count - 1] : kGroups8[count - 1];
+      group(w, matrix.inputs, in, row, out + row * out_stride + g * matrix.group(), out_stride);
+    }
+  }
+}
+
+void rms_norm(const float* in, const float* weight, float epsilon, int64_t n, float* out) {
+  const float inverse = 1.0f / __builtin_sqrtf(mean_square(in, n) + epsilon);
+  for (int64_t i = 0; i < n; i += 16) store(out + i, load(in + i) * inverse * load(weight + i));
+}
+
+void add_normed(const float* in, const float* weight, float epsilon, float scale, int64_t n, float* inout) {
+  const float inverse = 1.0f / __builtin_sqrtf(mean_square(in, n) + epsilon);
+  for (int64_t i = 0; i < n; i += 16) {
+    store(inout + i, (load(inout + i) + load(in + i) * inverse * load(weight + i)) * scale);
+  }
+}
+
+void gated_gelu(const float* up, int64_t n, float* gate) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const Vec x = load(gate + i);
+    const Vec inner = 0.797884561f * (x + 0.044715f * x * x * x);
+    store(gate + i, 0.5f * x * (1.0f + tanh_of(inner)) * load(up + i));
+  }
+}
+
+void soft_cap(float cap, int64_t n, float* inout) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 some = lanes(n - i);
+    const Vec x = (Vec)_mm512_maskz_loadu_ps(some, inout + i);
+    _mm512_mask_storeu_ps(inout + i, some, (__m512)(cap * tanh_of(x * (1.0f / cap))));
+  }
+}
+
+}  // namespace tandem
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif

@@ -1,0 +1,178 @@
+// Products over packed weights against their definition; every number of rows gives the same bits.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "kernels/linear.h"
+
+using namespace tandem;
+
+namespace {
+
+struct Sample {
+  std::vector<int8_t> weights;  // [outputs][inputs]
+  std::vector<float> scales;
+  std::vector<std::byte> raw, packed;
+  PackedMatrix matrix;
+
+  int weight(int64_t output, int64_t input) const {
+    return weights[static_cast<size_t>(output * matrix.inputs + input)];
+  }
+};
+
+Sample sample(int bits, int64_t outputs, int64_t inputs) {
+  Sample s;
+  s.matrix = {nullptr, inputs, outputs, bits};
+  std::mt19937 random(7);
+  const int most = bits == 4 ? 8 : 127;
+  for (int64_t i = 0; i < outputs * inputs; ++i) {
+    s.weights.push_back(static_cast<int8_t>(std::uniform_int_distribution<int>(-most, most - 1)(random)));
+  }
+  for (int64_t o = 0; o < outputs; ++o) s.scales.push_back(0.01f * static_cast<float>(1 + o % 5));
+  s.raw.resize(static_cast<size_t>(outputs * inputs * bits / 8));
+  for (size_t i = 0; i < s.weights.size(); ++i) {
+    const auto value = static_cast<unsigned>(s.weights[i]);
+    if (bits == 8) {
+      s.raw[i] = static_cast<std::byte>(value);
+    } else {
+      s.raw[i / 2] |= static_cast<std::byte>((value & 15u) << 4 * (i % 2));
+    }
+  }
+  // The layout as linear.h describes it.
+  s.packed.resize(static_cast<size_t>(s.matrix.bytes()));
+  const int64_t group = s.matrix.group();
+  for (int64_t g = 0; g < s.matrix.groups(); ++g) {
+    std::byte* at = s.packed.data() + g * s.matrix.group_bytes();
+    for (int64_t o = 0; o < group; ++o) {
+      int32_t sum = 0;
+      for (int64_t i = 0; i < inputs; ++i) {
+        const int w = s.weight(g * group + o, i);
+        sum -= w;
+        if (bits == 8) {
+          at[4 * group + i / 4 * 256 + o * 4 + i % 4] = static_cast<std::byte>(w);
+        } else {
+          at[4 * group + i / 16 * 128 + o * 8 + i % 8] |=
+              static_cast<std::byte>((static_cast<unsigned>(w) & 15u) << (i % 16 >= 8 ? 4 : 0));
+        }
+      }
+      sum *= bits == 4 ? 16 : 1;
+      std::memcpy(at + 4 * o, &sum, 4);
+      std::memcpy(at + group * (4 + inputs * bits / 8) + 4 * o, &s.scales[static_cast<size_t>(g * group + o)], 4);
+    }
+  }
+  s.matrix.data = s.packed.data();
+  return s;
+}
+
+std::vector<float> numbers(size_t n, float size) {
+  std::mt19937 random(3);
+  std::vector<float> out(n);
+  for (float& x : out) x = std::normal_distribution<float>(0.1f, size)(random);
+  return out;
+}
+
+struct Quantised {
+  std::vector<uint8_t> values;
+  std::vector<float> scales;
+  std::vector<int32_t> zeros;
+  ByteRows rows;
+  Quantised(const std::vector<float>& in, int count, int64_t size)
+      : values(in.size()), scales(static_cast<size_t>(count)), zeros(static_cast<size_t>(count)) {
+    rows = {values.data(), size, scales.data(), zeros.data()};
+    for (int r = 0; r < count; ++r) quantise_row(in.data() + r * size, size, r, rows);
+  }
+};
+
+}  // namespace
+
+TEST(packed_data_is_recognised) {
+  for (int bits : {4, 8}) {
+    Sample s = sample(bits, 192, 128);
+    CHECK(holds(s.matrix, s.raw.data()));
+    for (const size_t at : {size_t{0}, static_cast<size_t>(s.matrix.group_bytes() / 2), s.packed.size() - 1}) {
+      const std::byte kept = s.packed[at];
+      s.packed[at] = kept ^ std::byte{0x41};
+      CHECK(!holds(s.matrix, s.raw.data()));
+      s.packed[at] = kept;
+    }
+    s.raw[5] ^= std::byte{1};
+    CHECK(!holds(s.matrix, s.raw.data()));
+  }
+}
+
+TEST(quantised_rows_are_close_and_keep_zero) {
+  if (!linear_available()) return;
+  const int64_t size = 192;
+  for (const float width : {1e-6f, 1.0f, 1e4f}) {
+    const std::vector<float> in = numbers(2 * size, width);
+    const Quantised q(in, 2, size);
+    for (size_t i = 0; i < in.size(); ++i) {
+      const size_t row = i / size;
+      const float back = q.scales[row] * static_cast<float>(q.values[i] - q.zeros[row]);
+      CHECK(std::fabs(back - in[i]) <= 1.01f * q.scales[row]);
+    }
+    CHECK(q.zeros[0] >= 0 && q.zeros[0] <= 255);
+  }
+  const std::vector<float> nothing(64, 0.0f);
+  const Quantised q(nothing, 1, 64);
+  CHECK_EQ(static_cast<int>(q.values[7]), q.zeros[0]);
+}
+
+TEST(products_match_the_definition_for_any_number_of_rows) {
+  if (!linear_available()) return;
+  const int64_t inputs = 320, outputs = 192;
+  const int most = 16;
+  const std::vector<float> in = numbers(static_cast<size_t>(most * inputs), 2.0f);
+  const Quantised q(in, most, inputs);
+  for (int bits : {4, 8}) {
+    const Sample s = sample(bits, outputs, inputs);
+    std::vector<float> all(static_cast<size_t>(most * outputs));
+    linear(s.matrix, q.rows, most, 0, s.matrix.groups(), all.data(), outputs);
+    double worst = 0.0, largest = 0.0;
+    for (int r = 0; r < most; ++r) {
+      for (int64_t o = 0; o < outputs; ++o) {
+        int64_t sum = 0;
+        for (int64_t i = 0; i < inputs; ++i) {
+          sum += (q.values[static_cast<size_t>(r * inputs + i)] - q.zeros[static_cast<size_t>(r)]) * s.weight(o, i);
+        }
+        const double wanted =
+            static_cast<double>(sum) * q.scales[static_cast<size_t>(r)] * s.scales[static_cast<size_t>(o)];
+        worst = std::max(worst, std::fabs(wanted - all[static_cast<size_t>(r * outputs + o)]));
+        largest = std::max(largest, std::fabs(wanted));
+      }
+    }
+    CHECK(worst < 1e-6 * largest);
+    for (int rows = 1; rows < most; ++rows) {
+      std::vector<float> some(all.size(), -1.0f);
+      for (int64_t g = 0; g < s.matrix.groups(); ++g) linear(s.matrix, q.rows, rows, g, g + 1, some.data(), outputs);
+      CHECK(std::equal(some.begin(), some.begin() + rows * outputs, all.begin()));
+      CHECK(some[static_cast<size_t>(rows * outputs)] == -1.0f);
+    }
+  }
+}
+
+TEST(norms_and_activations_match_their_definitions) {
+  if (!linear_available()) return;
+  const int64_t size = 128;
+  const std::vector<float> x = numbers(size, 3.0f), y = numbers(2 * size, 5.0f), weight(y.begin() + size, y.end());
+  double square = 0.0;
+  for (float v : x) square += static_cast<double>(v) * v / size;
+  const double inverse = 1.0 / std::sqrt(square + 1e-6);
+  std::vector<float> normed(size), sum(y.begin(), y.begin() + size), gate = x, capped = x;
+  rms_norm(x.data(), weight.data(), 1e-6f, size, normed.data());
+  add_normed(x.data(), weight.data(), 1e-6f, 0.7f, size, sum.data());
+  gated_gelu(y.data(), size, gate.data());
+  soft_cap(2.5f, size - 5, capped.data());
+  for (size_t i = 0; i < size; ++i) {
+    const double v = x[i], n = v * inverse * weight[i];
+    CHECK(std::fabs(normed[i] - n) < 1e-5 * (1.0 + std::fabs(n)));
+    CHECK(std::fabs(sum[i] - 0.7 * (y[i] + n)) < 1e-5 * (1.0 + std::fabs(n)));
+    const double inner = std::sqrt(2.0 / std::acos(-1.0)) * (v + 0.044715 * v * v * v);
+    CHECK(std::fabs(gate[i] - 0.5 * v * (1.0 + std::tanh(inner)) * y[i]) < 1e-5 * (1.0 + std::fabs(v * y[i])));
+    const double cap = i < size - 5 ? 2.5 * std::tanh(v / 2.5) : v;
+    CHECK(std::fabs(capped[i] - cap) < 1e-5);
+  }
+}

@@ -1,0 +1,49 @@
+"""Steps without a graph: the same numbers as the graphs, for any number of rows; the graphs where they cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tandem_lm as tl
+
+
+def logits(bundle: Path, cuts: list[int], **options: str) -> tuple[np.ndarray, bool]:
+    """Of the tokens behind the first ten, in steps of these sizes."""
+    engine = tl.Engine(bundle, kv_dtype="f32", **options)
+    ids = np.random.default_rng(3).integers(0, engine.info.vocab_size - 16, 10 + sum(cuts)).tolist()
+    session = engine.session()
+    session.prefill(ids[:10])
+    parts = []
+    for cut in cuts:
+        at = session.position
+        parts.append(session.logits(ids[at : at + cut]))
+    return np.concatenate(parts), engine.info.native_steps
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4-channel"])
+@pytest.mark.parametrize("kind", ["gemma3", "gemma4"])
+def test_steps_equal_the_graphs(
+    bundle: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, kind: str, quant: str
+) -> None:
+    path = bundle(kind, quant)
+    one, native = logits(path, [1] * 20)
+    if not native:
+        pytest.skip("this machine has no VNNI")
+    for cuts in ([20], [4, 5, 2, 9], [16, 4]):
+        np.testing.assert_array_equal(logits(path, cuts)[0], one)
+    monkeypatch.setenv("TANDEM_ISA", "avx512")  # without VNNI
+    graph, native = logits(path, [1] * 20)
+    assert not native
+    # The last bit of a sum can move an 8-bit activation by one; most tokens agree far better.
+    error = np.abs(one - graph).max(axis=1) / np.abs(graph).max()
+    assert np.median(error) < 5e-3 and error.max() < 0.1
+
+
+@pytest.mark.parametrize("quant", ["f32", "int4-block32"])
+def test_other_weights_run_in_graphs(bundle: Callable[[str, str], Path], quant: str) -> None:
+    assert not logits(bundle("gemma4", quant), [3])[1]
+    assert not logits(bundle("gemma4", "int8"), [3], graph="portable")[1]
