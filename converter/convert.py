@@ -37,7 +37,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def convert(
-    source_path: str | Path,
+    source_path: str | Path | Source,
     out_path: str | Path,
     *,
     quant: str = "int8",
@@ -50,7 +50,7 @@ def convert(
     qat: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
-    """Converts a Hugging Face folder or a GGUF file to a .litertlm bundle.
+    """Converts a Hugging Face folder, a GGUF file or an open source to a .litertlm bundle.
 
     `quant` is a recipe's name, the path of its JSON file, or "auto", which chooses every matrix's scheme within `bits`
     per weight and needs `calibrate`; `context` the cache length the portable graphs are built for, `report` where the
@@ -68,7 +68,7 @@ def convert(
     recipe = _recipe(quant, bits, calibrate is not None)
     if qat is not None and (qat not in QAT or quant != "int4-block32" or calibrate is not None):
         raise ConversionError(f"qat {qat[:20]!r}: supported is q4_0 with int4-block32 and without calibration")
-    source = open_source(Path(source_path))
+    source = open_source(Path(source_path)) if isinstance(source_path, (str, Path)) else source_path
     spec = source.spec
     length = _context(spec.max_context, context)
     sizes = tuple(n for n in PREFILL_SIZES if n <= length)

@@ -1,9 +1,9 @@
-"""The section `tandem_weights`: where each matrix lies in the model's section, and the small vectors as the graphs have
-them. Tandem runs steps of a few tokens from it without a graph (csrc/model/native_step.h).
+"""The section `tandem_weights`: where each matrix lies in the model's section, and the small vectors as the graphs
+have them. Steps of a few tokens run from it without a graph (csrc/model/native_step.h).
 
-Little-endian: magic; per matrix, in the order of graph.matrix_shapes, 7 x u64: the buffer's index, bits, block, outputs,
-inputs, offset and bytes in the section; then float32 vectors, each from a multiple of 64 bytes on: the final norm, and
-per layer its four norms, q_norm (times the attention scale), k_norm and, where the family has it, the scalar.
+Little-endian: magic; per matrix, in the order of graph.matrix_shapes, 7 x u64: the buffer's index, bits, block,
+outputs, inputs, offset and bytes in the section; then float32 vectors, each from a multiple of 64 bytes on: the final
+norm, and per layer its four norms, q_norm (times the attention scale), k_norm and, where the family has it, the scalar.
 """
 
 from __future__ import annotations

