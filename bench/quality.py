@@ -42,11 +42,13 @@ ROOT = Path(__file__).resolve().parent
 TEXTS = (ROOT.parent / "tests" / "data" / "english.txt", ROOT / "heldout.txt")
 CONTEXT = 512
 ROWS = 32  # of logits at a time
-HEAD = """Perplexity over {text} ({size} bytes) in windows of {context} tokens, the second half of each scored, the same
-in every row. Calibrated rows: {tokens} tokens of the text that comes with the converter; "imatrix": llama.cpp's importance
-matrix over the same. Quantised Tandem rows include XNNPACK's dynamic int8 activations, except in the column "weights
-alone": the same weights as a float32 bundle. KL (nats per token) and top-1 are against Tandem's float32. Tandem has a
-float16 KV cache in every row. Bits: of a weight of the layers, scales included. Versions: {versions}.
+HEAD = """\
+Perplexity over {text} ({size} bytes) in windows of {context} tokens, the second half of each scored, the
+same in every row. Calibrated rows: {tokens} tokens of the text that comes with the converter; "imatrix":
+llama.cpp's importance matrix over the same. Quantised Tandem rows include XNNPACK's dynamic int8
+activations, except in the column "weights alone": the same weights as a float32 bundle. KL (nats per token)
+and top-1 are against Tandem's float32. Tandem has a float16 KV cache in every row. Bits: of a weight of the
+layers, scales included. Versions: {versions}.
 Command: `python bench/quality.py`.
 
 """

@@ -58,12 +58,6 @@ Result<std::unique_ptr<SequenceCache>> SequenceCache::create(const std::vector<C
     cache->storage_.push_back(std::move(storage));
   }
   cache->set_views();
-  // For callers that do not call prepare() yet.
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    for (std::size_t page = 0; page < cache->storage_[i].pages.size(); ++page) {
-      TANDEM_RETURN_IF_ERROR(cache->own(i, page, 0));
-    }
-  }
   return cache;
 }
 

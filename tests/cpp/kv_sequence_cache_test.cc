@@ -20,6 +20,8 @@ std::unique_ptr<SequenceCache> make(KvType type, int64_t context = kContext) {
 
 TEST(sliding_layers_get_a_ring_and_full_ones_the_context) {
   const auto cache = make(KvType::kF16);
+  CHECK_EQ(cache->bytes(), 0u);  // pages come with prepare()
+  CHECK(cache->prepare(0, kRing + 6).ok());
   CHECK_EQ(cache->k(0).ring, kRing);
   CHECK_EQ(cache->v(0).ring, kRing);
   CHECK_EQ(cache->k(1).ring, 0);
@@ -38,6 +40,7 @@ TEST(a_context_within_the_window_needs_no_ring) {
 TEST(rows_and_scales_do_not_overlap) {
   for (KvType type : {KvType::kF32, KvType::kF16, KvType::kI8}) {
     const auto cache = make(type);
+    CHECK(cache->prepare(0, kContext).ok());
     for (int layer = 0; layer < 2; ++layer) {
       const CacheLayer& shape = kLayers[static_cast<size_t>(layer)];
       const KvView views[] = {cache->k(layer), cache->v(layer)};
