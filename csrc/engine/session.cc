@@ -63,6 +63,11 @@ void Session::truncate(int64_t position) {
   if (!spans_.empty()) spans_.back().rows = std::min(spans_.back().rows, position - spans_.back().first);
 }
 
+void Session::trim_cache() {
+  const int64_t needed = ends_in_media() ? position() : std::max<int64_t>(0, position() - 1);
+  if (cached_ > needed) cached_ = cache_->rewind(needed);
+}
+
 void Session::publish() {
   engine_->add_stats(stats_, published_);
   published_ = stats_;
@@ -147,8 +152,10 @@ Status Session::append(std::span<const int32_t> ids, std::vector<Span> spans) {
   std::move(spans.begin(), spans.end(), std::back_inserter(spans_));
   // The last token waits: the step that needs its logits runs it. A soft one cannot be run alone.
   const Status status = catch_up(ends_in_media() ? position() : position() - 1);
-  if (!status.ok()) truncate(status.code() == Code::kInvalidRequest ? before : std::max(before, cached_));
-  if (cached_ > position()) cached_ = cache_->rewind(position());
+  if (!status.ok()) {
+    truncate(status.code() == Code::kInvalidRequest ? before : std::max(before, cached_));
+    trim_cache();
+  }
   stats_.prefill_tokens += position() - before;
   stats_.prefill_seconds += seconds_since(start);
   publish();
@@ -187,7 +194,7 @@ Status Session::rewind(int64_t target) {
   ++changes_;
   truncate(target);
   ngrams_.truncate(target);
-  if (target < cached_) cached_ = cache_->rewind(target);
+  trim_cache();
   return {};
 }
 

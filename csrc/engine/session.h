@@ -86,6 +86,9 @@ class Session {
   Status append(std::span<const int32_t> ids, std::vector<Span> spans);
   // Shortens the sequence, not the cache.
   void truncate(int64_t position);
+  // Lets go of what the cache holds beyond the sequence. The newest token, unless it is soft, runs again in its step,
+  // so that the window before that token must still be there.
+  void trim_cache();
   bool ends_in_media() const { return !spans_.empty() && spans_.back().end() == position(); }
   // An error when the sequence ends in media: what follows is predicted after an id.
   Status check_can_step() const;

@@ -77,6 +77,29 @@ def test_rewind_then_another_continuation(model: tuple[Path, tl.Engine]) -> None
     assert np.abs(got - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("graph", ["fast", "portable"])
+def test_the_first_token_after_a_rewind_sees_its_whole_window(tmp_path: Path, graph: str) -> None:
+    convert(write_gemma4(tmp_path / "checkpoint"), tmp_path / "model.litertlm", quant="f32", context=2048)
+    engine = tl.Engine(tmp_path / "model.litertlm", kv_dtype="f32", graph=graph)
+    ids = prompt(1500, engine.info.vocab_size, seed=5)
+    expected = engine.session().logits(ids)
+    session = engine.session()
+    session.prefill(ids)
+    for position in range(len(ids) - 1, 1, -1):  # on the way, a ring has lost the window before a position
+        session.rewind(position)
+        # Between two tokens of nearly equal logits, the probability of one tells a small error.
+        row = expected[position - 1]
+        order = np.array([i for i in np.argsort(row) if i not in engine.info.suppress_ids])
+        pair = order[(at := int(np.argmin(np.diff(row[order])))) : at + 2].tolist()
+        others = tuple(i for i in range(len(row)) if i not in pair)
+        params = tl.SamplingParams(temperature=0.0, max_tokens=1, stop_ids=(), suppress_ids=others, logprobs=True)
+        (token,) = session.generate(params)
+        other = pair[0] if token.id == pair[1] else pair[1]
+        gap = np.float64(row[token.id]) - row[other]
+        error = abs(-np.log(np.expm1(-token.logprob)) - gap)
+        assert error < 1e-3, f"after a rewind to {position}"
+
+
 def test_greedy_generation_follows_the_reference(model: tuple[Path, tl.Engine]) -> None:
     checkpoint, engine = model
     ids = prompt(20, engine.info.vocab_size, seed=3)
