@@ -7,6 +7,8 @@
 #include "base/memory.h"
 #include "bundle/signatures.h"
 #include "kv/sequence_cache.h"
+#include "model/native_step.h"
+#include "model/weight_table.h"
 
 namespace tandem {
 namespace {
@@ -35,6 +37,8 @@ struct Rows {
 };
 
 Rows count_rows(const MemoryInputs& inputs) {
+  // Without graphs there is still one of a row, which has the weights packed.
+  if (inputs.native) return {NativeStep::kFillRows, NativeStep::kStepRows, 1, 1};
   Rows rows;
   const auto grow = [](uint64_t& value, int64_t found) { value = std::max(value, static_cast<uint64_t>(found)); };
   for (const std::string& key : inputs.signatures) {
@@ -81,6 +85,10 @@ MemoryInputs memory_inputs(const Bundle& bundle, const std::string& graph, KvTyp
   const bool has_fast = std::any_of(inputs.signatures.begin(), inputs.signatures.end(),
                                     [](const std::string& key) { return rows_of(key, "tandem_body_") > 0; });
   inputs.fast = has_fast && graph != "portable";
+  if (inputs.fast && bundle.find(kWeightTable) != nullptr) {
+    const auto table = read_weight_table(bundle.section(kWeightTable), manifest.model, inputs.weight_bytes);
+    inputs.native = table.ok() && NativeStep::suits(table.value(), manifest.model);
+  }
   inputs.kv_type = inputs.fast ? kv_type : KvType::kF32;
   inputs.max_context = inputs.fast ? manifest.model.max_context : manifest.context;
   return inputs;
@@ -99,13 +107,14 @@ MemoryPlan plan_memory(const MemoryInputs& inputs, int64_t context) {
   plan.drafter = inputs.drafter_bytes;
   plan.runtime = kRuntimeBytes;
 
-  uint64_t channels = 0, widest_query = 0, kv_values = 0;
+  uint64_t channels = 0, widest_query = 0, widest_kv = 0, kv_values = 0;
   std::vector<CacheLayer> layers;
   for (const LayerSpec& layer : model.layers) {
     const uint64_t query = heads * static_cast<uint64_t>(layer.head_dim);
     const uint64_t kv = static_cast<uint64_t>(layer.kv_heads) * static_cast<uint64_t>(layer.head_dim);
     channels += query + kv * (layer.k_eq_v ? 1 : 2) + 2 * hidden + 2 * mlp;
     widest_query = std::max(widest_query, query);
+    widest_kv = std::max(widest_kv, kv);
     kv_values += 2 * kv;
     layers.push_back({layer.kv_heads, layer.head_dim, layer.window});
   }
@@ -115,9 +124,14 @@ MemoryPlan plan_memory(const MemoryInputs& inputs, int64_t context) {
     plan.graphs = kChannelBytes * (channels * rows.body_graphs + vocab * rows.head_graphs);
   }
 
-  plan.activations = kFloat * (rows.body * (2 * hidden + kMlpTensors * mlp) + rows.head * vocab);
+  plan.activations = kFloat * rows.head * vocab;
+  if (inputs.native) {  // the tensors of NativeStep, the attention's queries, and a row's input in 8 bits
+    plan.activations += rows.body * (kFloat * (3 * hidden + 3 * widest_query + 2 * widest_kv + mlp) + mlp);
+  } else {
+    plan.activations += kFloat * rows.body * (2 * hidden + kMlpTensors * mlp);
+    if (inputs.fast) plan.activations += kFloat * rows.body * 2 * widest_query;
+  }
   if (inputs.fast) {
-    plan.activations += kFloat * rows.body * 2 * widest_query;
     plan.cache = SequenceCache::reserved_bytes(layers, context, static_cast<int64_t>(rows.body), inputs.kv_type);
   } else {
     plan.activations += kFloat * rows.body * tokens * (kScoreTensors * heads + 1);

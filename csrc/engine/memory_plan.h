@@ -22,6 +22,7 @@ struct MemoryInputs {
   uint64_t drafter_bytes = 0;  // the drafter's, likewise
   std::vector<std::string> signatures;
   bool fast = true;
+  bool native = false;  // the layers run without a graph
   KvType kv_type = KvType::kF16;
   int64_t max_context = 0;  // that these graphs allow
 };

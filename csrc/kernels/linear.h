@@ -1,6 +1,7 @@
-// Products of a few rows with quantised matrices as XNNPACK packs them for VNNI machines, read in place: one copy of
-// the weights serves XNNPACK's prefill and these steps. XNNPACK's own kernel for several rows computes as many as its
-// widest tile; these compute the rows that there are, so that a step of 4 reads the weights at the speed of memory too.
+// Products of rows with quantised matrices as XNNPACK packs them for VNNI machines, read in place: one copy of the
+// weights serves XNNPACK's graphs and these. XNNPACK's own kernel for several rows computes as many as its widest tile;
+// these compute the rows that there are, so that a step of 4 reads the weights at the speed of memory too. With many
+// rows both do 90 to 96 % of the dot products that the CPU can do.
 //
 // A row is quantised as XNNPACK does it: asymmetric 8 bits over its own range. Integer sums are exact and the float
 // operations of a row do not depend on the others: any number of rows gives the same bits.
@@ -40,10 +41,12 @@ struct ByteRows {
   int64_t stride = 0;
   float* scales = nullptr;
   int32_t* zeros = nullptr;
+
+  ByteRows from(int64_t row) const { return {values + row * stride, stride, scales + row, zeros + row}; }
 };
 void quantise_row(const float* in, int64_t n, int row, const ByteRows& out);
 
-// out[r][o] for the outputs of groups [first, last): out points to output 0 of row 0.
+// The outputs of groups [first, last): out[r * out_stride] is the first of them for row r.
 void linear(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,
             int64_t out_stride);
 

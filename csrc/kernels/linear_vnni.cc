@@ -47,12 +47,15 @@ TANDEM_INLINE void finish(__m512i sum, int shift, const std::byte* sums, const s
   _mm512_storeu_ps(out, _mm512_fmadd_ps(scaled, _mm512_loadu_ps(scales), _mm512_loadu_ps(scales + biases)));
 }
 
+// The pragmas are for GCC 12: without them it keeps the arrays of sums in memory.
+
 // One group of 16 outputs for R rows.
 template <int R>
 void group4(const std::byte* w, int64_t inputs, const ByteRows& in, int row, float* out, int64_t out_stride) {
   const std::byte* sums = w;
   w += 64;
   __m512i left[R], right[R];  // outputs 0-7 and 8-15, two partial sums each
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) left[r] = right[r] = _mm512_setzero_si512();
   const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
   const uint8_t* a = in.values + row * in.stride;
@@ -62,6 +65,7 @@ void group4(const std::byte* w, int64_t inputs, const ByteRows& in, int row, flo
     prefetch(w + 64);
     const __m512i l0 = shifted(w0) & high, h0 = w0 & high;
     const __m512i l1 = shifted(w1) & high, h1 = w1 & high;
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const __m512i first = _mm512_set1_epi64(read<int64_t>(a + r * in.stride + k));
       const __m512i second = _mm512_set1_epi64(read<int64_t>(a + r * in.stride + k + 8));
@@ -73,6 +77,7 @@ void group4(const std::byte* w, int64_t inputs, const ByteRows& in, int row, flo
   }
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     const __m512i sum = _mm512_add_epi32(_mm512_permutex2var_epi32(left[r], even, right[r]),
                                          _mm512_permutex2var_epi32(left[r], odd, right[r]));
@@ -85,33 +90,42 @@ template <int R>
 void group8(const std::byte* w, int64_t inputs, const ByteRows& in, int row, float* out, int64_t out_stride) {
   const std::byte* sums = w;
   w += 256;
-  __m512i acc[R][4];
-  for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < 4; ++i) acc[r][i] = _mm512_setzero_si512();
-  }
+  __m512i a0[R], a1[R], a2[R], a3[R];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) a0[r] = a1[r] = a2[r] = a3[r] = _mm512_setzero_si512();
   const uint8_t* a = in.values + row * in.stride;
   for (int64_t k = 0; k < inputs; k += 4, w += 256) {
-    __m512i part[4];
-    for (int i = 0; i < 4; ++i) {
-      part[i] = bytes_at(w + 64 * i);
-      prefetch(w + 64 * i);
-    }
+    const __m512i w0 = bytes_at(w), w1 = bytes_at(w + 64), w2 = bytes_at(w + 128), w3 = bytes_at(w + 192);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) prefetch(w + 64 * i);
+#pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
       const __m512i four = _mm512_set1_epi32(read<int32_t>(a + r * in.stride + k));
-      for (int i = 0; i < 4; ++i) acc[r][i] = _mm512_dpbusd_epi32(acc[r][i], four, part[i]);
+      a0[r] = _mm512_dpbusd_epi32(a0[r], four, w0);
+      a1[r] = _mm512_dpbusd_epi32(a1[r], four, w1);
+      a2[r] = _mm512_dpbusd_epi32(a2[r], four, w2);
+      a3[r] = _mm512_dpbusd_epi32(a3[r], four, w3);
     }
   }
+  alignas(64) int32_t totals[R][64];
+#pragma GCC unroll 6
   for (int r = 0; r < R; ++r) {
-    for (int i = 0; i < 4; ++i) {
-      finish(acc[r][i], 0, sums + 64 * i, w + 64 * i, 256, in.zeros[row + r], in.scales[row + r],
-             out + r * out_stride + 16 * i);
+    _mm512_store_si512(totals[r], a0[r]);
+    _mm512_store_si512(totals[r] + 16, a1[r]);
+    _mm512_store_si512(totals[r] + 32, a2[r]);
+    _mm512_store_si512(totals[r] + 48, a3[r]);
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int i = 0; i < 64; i += 16) {
+      finish(_mm512_load_si512(totals[r] + i), 0, sums + 4 * i, w + 4 * i, 256, in.zeros[row + r], in.scales[row + r],
+             out + r * out_stride + i);
     }
   }
 }
 
 using Group = void (*)(const std::byte*, int64_t, const ByteRows&, int, float*, int64_t);
 constexpr Group kGroups4[] = {group4<1>, group4<2>, group4<3>, group4<4>, group4<5>, group4<6>, group4<7>, group4<8>};
-constexpr Group kGroups8[] = {group8<1>, group8<2>, group8<3>, group8<4>, group8<5>};
+constexpr Group kGroups8[] = {group8<1>, group8<2>, group8<3>, group8<4>, group8<5>, group8<6>};
 
 float mean_square(const float* in, int64_t n) {
   Vec sums[4] = {};
@@ -167,13 +181,13 @@ void quantise_row(const float* in, int64_t n, int row, const ByteRows& out) {
 void linear(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,
             int64_t out_stride) {
   const bool narrow = matrix.bits == 4;
-  const int most = narrow ? 8 : 5;
+  const int most = narrow ? 8 : 6;
   for (int64_t g = first; g < last; ++g) {
     const std::byte* w = matrix.data + g * matrix.group_bytes();
     for (int row = 0; row < rows; row += most) {
       const int count = rows - row < most ? rows - row : most;
       const Group group = narrow ? kGroups4[count - 1] : kGroups8[count - 1];
-      group(w, matrix.inputs, in, row, out + row * out_stride + g * matrix.group(), out_stride);
+      group(w, matrix.inputs, in, row, out + row * out_stride + (g - first) * matrix.group(), out_stride);
     }
   }
 }

@@ -28,7 +28,15 @@ constexpr int64_t kParallelValues = 1 << 15;
 constexpr int64_t kExactRows = 16;        // most rows of a step that verifies drafts
 constexpr std::size_t kBufferTail = 256;  // XNNPACK may read past the end of a tensor
 
-class FastCache : public TargetCache {
+Status too_large(int64_t rows, int64_t most) {
+  return {Code::kInvalidRequest, "an image of " + std::to_string(rows) + " soft tokens is more than the " +
+                                     std::to_string(most) +
+                                     " that this bundle takes at once; use a smaller budget (max_soft_tokens)"};
+}
+
+}  // namespace
+
+class FastTarget::FastCache : public TargetCache {
  public:
   FastCache(std::unique_ptr<SequenceCache> kv, uint64_t bytes) : kv_(std::move(kv)), bytes_(bytes) {}
   uint64_t bytes() const override { return bytes_; }
@@ -64,8 +72,6 @@ class FastCache : public TargetCache {
   std::vector<float> hidden_;
   int64_t hidden_size_ = 0, hidden_start_ = 0, hidden_rows_ = 0;
 };
-
-}  // namespace
 
 bool FastTarget::supports(const litert::Model& model) {
   return std::any_of(model.signatures().begin(), model.signatures().end(),
@@ -126,21 +132,23 @@ Status FastTarget::compile(const litert::Environment& environment, const litert:
       Stage stage;
       stage.signature = &signature;
       stage.rows = signature.inputs[0].shape()[1];
-      // Of these a single row is enough, so that all weights are packed: steps run without them.
-      if (table != nullptr && (stages == &body_ || stages == &head_) && stage.rows > 1) continue;
+      // A single row is enough, so that all weights are packed: nothing but the lookup of embeddings runs in a graph.
+      if (table != nullptr && stages != &embed_ && (stages == &fill_ || stages == &block_ || stage.rows > 1)) continue;
       stages->push_back(std::move(stage));
       selected.signature_keys.push_back(signature.key);
     }
-    if (stages->empty() && stages != &block_)
+    if (stages->empty() && stages != &block_ && (table == nullptr || stages != &fill_)) {
       return {Code::kBundle, "the bundle lacks a fast graph; convert the model again"};
+    }
     std::sort(stages->begin(), stages->end(), [](const Stage& a, const Stage& b) { return a.rows < b.rows; });
   }
 
   const auto floats = [](int64_t count, const char* what) {
     return reserve(static_cast<std::size_t>(count) * sizeof(float) + kBufferTail, what);
   };
-  const int64_t step_rows = table != nullptr ? NativeStep::kMaxRows : head_.back().rows;
-  const int64_t rows = std::max({max_rows(), step_rows, block_.empty() ? 0 : block_.back().rows});
+  const int64_t step_rows = table != nullptr ? NativeStep::kStepRows : head_.back().rows;
+  const int64_t fill_rows = table != nullptr ? NativeStep::kMostRows : fill_.back().rows;
+  const int64_t rows = std::max({fill_rows, step_rows, body_.back().rows, block_.empty() ? 0 : block_.back().rows});
   int64_t largest_query = 0;
   for (const LayerSpec& layer : spec_.layers) {
     largest_query = std::max<int64_t>(largest_query, int64_t{spec_.num_heads} * layer.head_dim);
@@ -199,7 +207,16 @@ Result<std::unique_ptr<TargetCache>> FastTarget::new_cache() {
   return std::unique_ptr<TargetCache>(std::make_unique<FastCache>(std::move(kv), bytes));
 }
 
-int64_t FastTarget::max_rows() const { return std::max(body_.back().rows, fill_.back().rows); }
+int64_t FastTarget::max_rows() const {
+  return native_ ? NativeStep::kFillRows : std::max(body_.back().rows, fill_.back().rows);
+}
+
+Status FastTarget::make_room(FastCache& cache, int64_t start, int64_t rows) const {
+  if (rows <= cache.kv().max_rows()) return {};
+  TANDEM_ASSIGN_OR_RETURN(auto wide, cache.kv().widened(start, rows));
+  cache.set(std::move(wide), SequenceCache::reserved_bytes(layers_, max_context_, rows, kv_type_));
+  return {};
+}
 
 const FastTarget::Stage& FastTarget::covering(const std::vector<Stage>& stages, int64_t rows) {
   const auto found = std::find_if(stages.begin(), stages.end(), [&](const Stage& stage) { return stage.rows >= rows; });
@@ -301,15 +318,17 @@ Status FastTarget::run_layers(const Stage& stage, SequenceCache& cache, int64_t 
 }
 
 Status FastTarget::run_native(SequenceCache& cache, int64_t start, std::span<const int32_t> ids,
-                              std::span<const SoftRows> soft) {
+                              std::span<const SoftRows> soft, const std::atomic<bool>& cancelled) {
   const auto count = static_cast<int64_t>(ids.size());
   TANDEM_RETURN_IF_ERROR(begin(cache, start, ids, soft, count));
-  const Status status = native_->run(
-      static_cast<const float*>(embeddings_.get()), static_cast<int>(count),
-      [this](int layer, const float* q, const float* k, const float* v, const LayerWeights& weights, float* out) {
-        return attention(q, k, v, weights.q_norm, weights.k_norm, layer, out);
-      },
-      static_cast<float*>(hidden_.get()));
+  const auto* embeddings = static_cast<const float*>(embeddings_.get());
+  const auto attend_layer = [this](int layer, const float* q, const float* k, const float* v,
+                                   const LayerWeights& weights, float* out) {
+    return attention(q, k, v, weights.q_norm, weights.k_norm, layer, out);
+  };
+  const Status status =
+      filling_ ? native_->fill(embeddings, static_cast<int>(count), attend_layer, cancelled)
+               : native_->run(embeddings, static_cast<int>(count), attend_layer, static_cast<float*>(hidden_.get()));
   cache_ = nullptr;
   if (status.ok()) cache.written(start + count);
   return status;
@@ -322,6 +341,32 @@ const FastTarget::Stage* FastTarget::filling_stage(int64_t take) const {
   return stage != nullptr && stage->rows >= take ? stage : nullptr;
 }
 
+Status FastTarget::fill_native(FastCache& cache, int64_t start, std::span<const int32_t> ids,
+                               std::span<const SoftRows> soft, const std::atomic<bool>& cancelled, int64_t* done) {
+  const int64_t piece = std::min<int64_t>(static_cast<int64_t>(ids.size()), NativeStep::kFillRows);
+  const int64_t take = whole_blocks(soft, start, piece);
+  if (take > NativeStep::kMostRows) return too_large(take, NativeStep::kMostRows);
+  TANDEM_RETURN_IF_ERROR(make_room(cache, start, take));
+  filling_ = true;
+  TANDEM_RETURN_IF_ERROR(run_native(cache.kv(), start, ids.first(static_cast<std::size_t>(take)), soft, cancelled));
+  *done += take;
+  return {};
+}
+
+Status FastTarget::fill_graph(FastCache& cache, int64_t start, std::span<const int32_t> ids,
+                              std::span<const SoftRows> soft, int64_t* done) {
+  const auto left = static_cast<int64_t>(ids.size());
+  const Stage* stage = left < fill_.front().rows ? &covering(body_, left) : &first_piece(fill_, left);
+  const int64_t piece = std::min(left, stage->rows), take = whole_blocks(soft, start, piece);
+  if (take != piece) stage = filling_stage(take);
+  if (stage == nullptr) return too_large(take, max_rows());
+  if (take > max_rows()) TANDEM_RETURN_IF_ERROR(make_room(cache, start, stage->rows));
+  filling_ = !stage->signature->key.starts_with(kBody);
+  TANDEM_RETURN_IF_ERROR(run_layers(*stage, cache.kv(), start, ids.first(static_cast<std::size_t>(take)), soft));
+  *done += take;
+  return {};
+}
+
 Status FastTarget::prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
                            std::span<const SoftRows> soft, const std::atomic<bool>& cancelled, int64_t* done) {
   auto& own = static_cast<FastCache&>(cache);
@@ -329,29 +374,10 @@ Status FastTarget::prefill(TargetCache& cache, int64_t start, std::span<const in
   while (*done < static_cast<int64_t>(ids.size())) {
     if (cancelled) return {Code::kCancelled, "cancelled"};
     const std::lock_guard lock(mutex_);
-    const auto rest = ids.subspan(static_cast<std::size_t>(*done));
-    const auto left = static_cast<int64_t>(rest.size());
     own.keep_hidden(0, 0, nullptr, 0);
-    const Stage* stage = left < fill_.front().rows ? &covering(body_, left) : &first_piece(fill_, left);
-    const bool remainder = native_ && left < fill_.front().rows;  // needs no stage
-    const int64_t piece = remainder ? left : std::min(left, stage->rows);
-    const int64_t take = whole_blocks(soft, start + *done, piece);
-    if (take != piece) stage = filling_stage(take);
-    if (stage == nullptr) {
-      return {Code::kInvalidRequest, "an image of " + std::to_string(take) + " soft tokens is more than the " +
-                                         std::to_string(max_rows()) +
-                                         " that this bundle takes at once; use a smaller budget (max_soft_tokens)"};
-    }
-    if (take > own.kv().max_rows()) {  // rings have no room for large images before the first one comes
-      TANDEM_ASSIGN_OR_RETURN(auto wide, own.kv().widened(start + *done, stage->rows));
-      own.set(std::move(wide), SequenceCache::reserved_bytes(layers_, max_context_, stage->rows, kv_type_));
-    }
-    const bool native = native_ && take < fill_.front().rows;
-    const auto part = rest.first(static_cast<std::size_t>(take));
-    filling_ = !native && !stage->signature->key.starts_with(kBody);
-    TANDEM_RETURN_IF_ERROR(native ? run_native(own.kv(), start + *done, part, soft)
-                                  : run_layers(*stage, own.kv(), start + *done, part, soft));
-    *done += take;
+    const auto rest = ids.subspan(static_cast<std::size_t>(*done));
+    TANDEM_RETURN_IF_ERROR(native_ ? fill_native(own, start + *done, rest, soft, cancelled, done)
+                                   : fill_graph(own, start + *done, rest, soft, done));
   }
   return {};
 }
@@ -370,7 +396,7 @@ Status FastTarget::score(TargetCache& cache, int64_t start, std::span<const int3
     const int64_t take = std::min(left, step_rows());
     const auto part = rest.first(static_cast<std::size_t>(take));
     filling_ = false;
-    TANDEM_RETURN_IF_ERROR(native_ ? run_native(own.kv(), start + *done, part, {})
+    TANDEM_RETURN_IF_ERROR(native_ ? run_native(own.kv(), start + *done, part, {}, cancelled)
                                    : run_layers(covering(body_, take), own.kv(), start + *done, part, {}));
     own.keep_hidden(start + *done, take, hidden, spec_.hidden_size);
     if (native_) {
@@ -434,6 +460,9 @@ Status FastTarget::attention(const float* q, const float* k, const float* v, con
   const KvView k_view = cache_->k(layer), v_view = cache_->v(layer);
   auto* queries = static_cast<float*>(queries_.get());
 
+  // Of the last layer only the cache is wanted when filling; the graphs compute its queries all the same.
+  const bool only_cache = filling_ && index + 1 == layers_.size();
+
   // Norm and rope of tokens [first, last); keys and values go to the cache.
   const auto transform = [&](int64_t first, int64_t last) {
     const int tokens = static_cast<int>(last - first);
@@ -445,7 +474,7 @@ Status FastTarget::attention(const float* q, const float* k, const float* v, con
     head.pairs = rope.pairs;
     head.weight = q_norm;
     const int64_t q_at = first * heads * dim, kv_at = first * shape.kv_heads * dim;
-    transform_heads(q + q_at, tokens, heads, dim, head, queries + q_at, isa_);
+    if (!only_cache) transform_heads(q + q_at, tokens, heads, dim, head, queries + q_at, isa_);
     head.weight = k_norm;
     append_heads(k + kv_at, tokens, shape.kv_heads, dim, head, k_view, start_ + first, isa_);
     HeadTransform value;
@@ -457,8 +486,7 @@ Status FastTarget::attention(const float* q, const float* k, const float* v, con
   pool_->run(pieces, [&](int64_t i) { transform(rows_ * i / pieces, rows_ * (i + 1) / pieces); });
 
   std::fill_n(out + rows_ * heads * dim, (stage_rows_ - rows_) * heads * dim, 0.0f);
-  // Of the last layer only the cache is wanted when filling.
-  if (filling_ && index + 1 == layers_.size()) return {};
+  if (only_cache) return {};
 
   AttentionCall all;
   all.shape = {heads, shape.kv_heads, dim, 1.0f, 0.0f};  // the scale is part of q_norm
@@ -473,7 +501,7 @@ Status FastTarget::attention(const float* q, const float* k, const float* v, con
   // A kernel adds in another order for several tokens than for one, and 8-bit activations turn the last bit of that
   // into a visible difference. A step that verifies drafts must give what plain decoding gives: token by token.
   calls_.clear();
-  if (filling_ || rows_ > kExactRows) {
+  if ((filling_ && !native_) || rows_ > kExactRows) {
     calls_.push_back({all, {}, 0});
   } else {
     for (int64_t t = 0; t < rows_; ++t) {

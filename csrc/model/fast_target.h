@@ -41,9 +41,9 @@ class FastTarget : public Target {
   int64_t context() const override { return max_context_; }
   int64_t vocab_size() const override { return spec_.vocab_size; }
   int64_t step_rows() const override {
-    return native_ ? NativeStep::kMaxRows : std::min(body_.back().rows, head_.back().rows);
+    return native_ ? NativeStep::kStepRows : std::min(body_.back().rows, head_.back().rows);
   }
-  // Whether steps of a few tokens run without a graph.
+  // Whether the layers run without a graph.
   bool native() const { return native_ != nullptr; }
   Result<std::unique_ptr<TargetCache>> new_cache() override;
   Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
@@ -61,6 +61,7 @@ class FastTarget : public Target {
   ThreadPool& pool() { return *pool_; }
 
  private:
+  class FastCache;
   // Cosines and sines of the current step for one kind of rope.
   struct RopeTable {
     std::vector<float> inverse_frequency;
@@ -89,8 +90,16 @@ class FastTarget : public Target {
   // Embeds and runs `ids`, at most as many as `stage` has rows, at `start`.
   Status run_layers(const Stage& stage, SequenceCache& cache, int64_t start, std::span<const int32_t> ids,
                     std::span<const SoftRows> soft);
-  // The same without a graph, for at most NativeStep::kMaxRows ids.
-  Status run_native(SequenceCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft);
+  // The same without a graph; when filling_, for the cache only.
+  Status run_native(SequenceCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
+                    const std::atomic<bool>& cancelled);
+  // Appends the first piece of `ids` to the cache and adds its length to `*done`.
+  Status fill_native(FastCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
+                     const std::atomic<bool>& cancelled, int64_t* done);
+  Status fill_graph(FastCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
+                    int64_t* done);
+  // Rings have no room for large images before the first one comes.
+  Status make_room(FastCache& cache, int64_t start, int64_t rows) const;
   // What comes before both: embeddings, and where attention is.
   Status begin(SequenceCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
                int64_t stage_rows);

@@ -8,8 +8,14 @@ namespace tandem {
 namespace {
 
 constexpr int64_t kVector = 64;           // floats that a norm takes at a time
-constexpr int64_t kPieceBytes = 1 << 19;  // of a matrix that a thread takes at a time
+constexpr int64_t kPieceBytes = 1 << 19;  // of a matrix that a thread takes at a time, at most: half of an L2 cache
+constexpr int64_t kLeastPiece = 1 << 15;
+constexpr int64_t kThreadPieces = 2;      // pieces for every thread, so that none waits long for another
 constexpr int64_t kSmall = 1 << 16;       // bytes below which waking another thread costs more than it gives
+constexpr int kRowBlock = 24;             // rows that a piece is multiplied with at a time: whole tiles of linear()
+constexpr int kRowShare = 5 * kRowBlock;  // rows of a thread's share where the pieces alone are too few
+constexpr int64_t kEnoughShares = 16;
+constexpr int64_t kUpFloats = 4096;  // of the up projection, which lives only until it is multiplied with the gate
 
 PackedMatrix packed_shape(const MatrixPlace& place) {
   PackedMatrix matrix;
@@ -78,7 +84,7 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
   widest = std::max({widest, int64_t{spec.intermediate_size}, widest_q});
 
   const auto rows = [](int64_t size) {
-    return reserve(static_cast<std::size_t>(kMaxRows * size) * sizeof(float), "a step");
+    return reserve(static_cast<std::size_t>(kMostRows * size) * sizeof(float), "a step");
   };
   TANDEM_ASSIGN_OR_RETURN(step->residual_, rows(spec.hidden_size));
   TANDEM_ASSIGN_OR_RETURN(step->normed_, rows(spec.hidden_size));
@@ -87,88 +93,165 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
   TANDEM_ASSIGN_OR_RETURN(step->v_, rows(widest_kv));
   TANDEM_ASSIGN_OR_RETURN(step->attended_, rows(widest_q));
   TANDEM_ASSIGN_OR_RETURN(step->gate_, rows(spec.intermediate_size));
-  TANDEM_ASSIGN_OR_RETURN(step->up_, rows(spec.intermediate_size));
-  TANDEM_ASSIGN_OR_RETURN(step->values_, reserve(static_cast<std::size_t>(kMaxRows * widest), "a step"));
-  step->scales_.resize(kMaxRows);
-  step->zeros_.resize(kMaxRows);
+  TANDEM_ASSIGN_OR_RETURN(step->values_, reserve(static_cast<std::size_t>(kMostRows * widest), "a step"));
+  step->scales_.resize(kMostRows);
+  step->zeros_.resize(kMostRows);
   step->bytes_ = {static_cast<uint8_t*>(step->values_.get()), widest, step->scales_.data(), step->zeros_.data()};
   return step;
 }
 
+void NativeStep::each_row(int rows, const std::function<void(int row)>& work) {
+  if (rows <= kStepRows) {
+    for (int row = 0; row < rows; ++row) work(row);
+    return;
+  }
+  const int blocks = (rows + kStepRows - 1) / kStepRows;
+  pool_->run(blocks, [&](int64_t block) {
+    const int first = static_cast<int>(block) * kStepRows, last = std::min(first + kStepRows, rows);
+    for (int row = first; row < last; ++row) work(row);
+  });
+}
+
 void NativeStep::quantise(const float* in, int64_t size, int rows) {
-  for (int row = 0; row < rows; ++row) quantise_row(in + row * size, size, row, bytes_);
+  set_row_size(size);
+  each_row(rows, [&](int row) { quantise_row(in + row * size, size, row, bytes_); });
+}
+
+void NativeStep::share(int64_t pieces, int64_t bytes, int rows,
+                       const std::function<void(int64_t piece, int first, int count)>& work) {
+  if (rows <= kStepRows && bytes < kSmall) {
+    for (int64_t piece = 0; piece < pieces; ++piece) work(piece, 0, rows);
+    return;
+  }
+  // Shares of one piece follow each other: its weights come from memory once.
+  const int size = rows > kStepRows && pieces < kEnoughShares ? kRowShare : rows;
+  const int64_t parts = (rows + size - 1) / size;
+  pool_->run(pieces * parts, [&](int64_t i) {
+    const int first = static_cast<int>(i % parts) * size;
+    work(i / parts, first, std::min(size, rows - first));
+  });
+}
+
+int64_t NativeStep::piece_bytes(int64_t bytes) const {
+  return std::clamp(bytes / (kThreadPieces * pool_->threads()), kLeastPiece, kPieceBytes);
 }
 
 void NativeStep::multiply(std::span<const Product> products, int rows) {
   // Pieces of about equal bytes, over all the products.
+  int64_t bytes = 0, total = 0;
+  for (const Product& product : products) bytes += product.matrix->bytes();
+  const int64_t piece_size = piece_bytes(bytes);
   std::array<int64_t, 4> pieces{};
-  int64_t total = 0;
   for (std::size_t i = 0; i < products.size(); ++i) {
-    pieces[i] = std::max<int64_t>(1, products[i].matrix->bytes() / kPieceBytes);
+    pieces[i] = std::clamp<int64_t>(products[i].matrix->bytes() / piece_size, 1, products[i].matrix->groups());
     total += pieces[i];
   }
-  int64_t bytes = 0;
-  for (const Product& product : products) bytes += product.matrix->bytes();
-  const auto multiply_piece = [&](int64_t piece) {
+  share(total, bytes, rows, [&](int64_t piece, int start, int count) {
     std::size_t i = 0;
     while (piece >= pieces[i]) piece -= pieces[i++];
     const auto& [matrix, out] = products[i];
-    const int64_t groups = matrix->groups();
-    linear(*matrix, bytes_, rows, groups * piece / pieces[i], groups * (piece + 1) / pieces[i], out, matrix->outputs);
-  };
-  if (bytes < kSmall) {
-    for (int64_t piece = 0; piece < total; ++piece) multiply_piece(piece);
-  } else {
-    pool_->run(total, multiply_piece);
-  }
-}
-
-void NativeStep::multiply_gated(const Matrices& layer, int rows) {
-  const int64_t groups = layer.gate.groups(), size = layer.gate.group(), width = layer.gate.outputs;
-  const int64_t pieces = std::max<int64_t>(1, 2 * layer.gate.bytes() / kPieceBytes);
-  pool_->run(pieces, [&](int64_t piece) {
-    const int64_t first = groups * piece / pieces, last = groups * (piece + 1) / pieces;
-    linear(layer.gate, bytes_, rows, first, last, floats(gate_), width);
-    linear(layer.up, bytes_, rows, first, last, floats(up_), width);
-    for (int row = 0; row < rows; ++row) {
-      const int64_t at = row * width + first * size;
-      gated_gelu(floats(up_) + at, (last - first) * size, floats(gate_) + at);
+    const int64_t groups = matrix->groups(), first = groups * piece / pieces[i],
+                  last = groups * (piece + 1) / pieces[i];
+    for (int row = start; row < start + count; row += kRowBlock) {
+      const int block = std::min(kRowBlock, start + count - row);
+      linear(*matrix, bytes_.from(row), block, first, last, out + row * matrix->outputs + first * matrix->group(),
+             matrix->outputs);
     }
   });
 }
 
-Status NativeStep::run(const float* embeddings, int rows, const Attention& attention, float* hidden) {
+void NativeStep::multiply_gated(const Matrices& layer, int rows) {
+  const int64_t groups = layer.gate.groups(), size = layer.gate.group(), width = layer.gate.outputs;
+  const int64_t bytes = 2 * layer.gate.bytes();
+  const int64_t pieces = std::clamp<int64_t>(bytes / piece_bytes(bytes), 1, groups);
+  share(pieces, bytes, rows, [&](int64_t piece, int start, int count) {
+    const int64_t end = groups * (piece + 1) / pieces;
+    for (int row = start; row < start + count; row += kRowBlock) {
+      const int block = std::min(kRowBlock, start + count - row);
+      const int64_t most = kUpFloats / (block * size);
+      for (int64_t first = groups * piece / pieces; first < end; first += most) {
+        const int64_t last = std::min(first + most, end), outputs = (last - first) * size;
+        float up[kUpFloats];
+        float* gate = floats(gate_) + row * width + first * size;
+        linear(layer.gate, bytes_.from(row), block, first, last, gate, width);
+        linear(layer.up, bytes_.from(row), block, first, last, up, outputs);
+        for (int r = 0; r < block; ++r) gated_gelu(up + r * outputs, outputs, gate + r * width);
+      }
+    }
+  });
+}
+
+Status NativeStep::run_layer(std::size_t index, int rows, const Attention& attention, bool k_v_only) {
+  const Matrices& layer = layers_[index];
+  const LayerWeights& weights = table_.layers[index];
   const int64_t size = spec_.hidden_size;
   const auto epsilon = static_cast<float>(spec_.rms_norm_eps);
   float *h = floats(residual_), *normed = floats(normed_);
-  std::copy_n(embeddings, rows * size, h);
-  const auto norm = [&](const float* weight, float* out) {
-    for (int row = 0; row < rows; ++row) rms_norm(h + row * size, weight, epsilon, size, out + row * size);
-  };
-  const auto add = [&](const float* weight, float scale) {
-    for (int row = 0; row < rows; ++row) add_normed(normed + row * size, weight, epsilon, scale, size, h + row * size);
-  };
+
+  const bool own_v = layer.v.data != nullptr;
+  std::array<Product, 3> products;
+  std::size_t count = 0;
+  if (!k_v_only) products[count++] = {&layer.q, floats(q_)};
+  products[count++] = {&layer.k, floats(k_)};
+  if (own_v) products[count++] = {&layer.v, floats(v_)};
+  multiply(std::span(products).first(count), rows);
+  TANDEM_RETURN_IF_ERROR(attention(static_cast<int>(index), floats(q_), floats(k_), own_v ? floats(v_) : floats(k_),
+                                   weights, floats(attended_)));
+  if (k_v_only) return {};
+
+  quantise(floats(attended_), layer.q.outputs, rows);
+  multiply(std::array{Product{&layer.o, normed}}, rows);
+  set_row_size(size);
+  each_row(rows, [&](int row) {
+    float *one = normed + row * size, *sum = h + row * size;
+    add_normed(one, weights.post_attention_norm, epsilon, 1.0f, size, sum);
+    rms_norm(sum, weights.pre_feedforward_norm, epsilon, size, one);
+    quantise_row(one, size, row, bytes_);
+  });
+  multiply_gated(layer, rows);
+  quantise(floats(gate_), layer.gate.outputs, rows);
+  multiply(std::array{Product{&layer.down, normed}}, rows);
+  set_row_size(size);
+  const float* next = index + 1 < layers_.size() ? table_.layers[index + 1].input_norm : nullptr;
+  each_row(rows, [&](int row) {
+    float *one = normed + row * size, *sum = h + row * size;
+    add_normed(one, weights.post_feedforward_norm, epsilon, weights.scalar, size, sum);
+    if (next == nullptr) return;
+    rms_norm(sum, next, epsilon, size, one);
+    quantise_row(one, size, row, bytes_);
+  });
+  return {};
+}
+
+void NativeStep::begin(const float* embeddings, int rows) {
+  const int64_t size = spec_.hidden_size;
+  set_row_size(size);
+  each_row(rows, [&](int row) {
+    float* one = floats(normed_) + row * size;
+    std::copy_n(embeddings + row * size, size, floats(residual_) + row * size);
+    rms_norm(embeddings + row * size, table_.layers[0].input_norm, static_cast<float>(spec_.rms_norm_eps), size, one);
+    quantise_row(one, size, row, bytes_);
+  });
+}
+
+Status NativeStep::run(const float* embeddings, int rows, const Attention& attention, float* hidden) {
+  begin(embeddings, rows);
+  for (std::size_t i = 0; i < layers_.size(); ++i) TANDEM_RETURN_IF_ERROR(run_layer(i, rows, attention, false));
+  const int64_t size = spec_.hidden_size;
+  each_row(rows, [&](int row) {
+    rms_norm(floats(residual_) + row * size, table_.norm, static_cast<float>(spec_.rms_norm_eps), size,
+             hidden + row * size);
+  });
+  return {};
+}
+
+Status NativeStep::fill(const float* embeddings, int rows, const Attention& attention,
+                        const std::atomic<bool>& cancelled) {
+  begin(embeddings, rows);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
-    const Matrices& layer = layers_[i];
-    const LayerWeights& weights = table_.layers[i];
-    norm(weights.input_norm, normed);
-    quantise(normed, size, rows);
-    const bool own_v = layer.v.data != nullptr;
-    const std::array<Product, 3> inputs{{{&layer.q, floats(q_)}, {&layer.k, floats(k_)}, {&layer.v, floats(v_)}}};
-    multiply(std::span(inputs).first(own_v ? 3 : 2), rows);
-    TANDEM_RETURN_IF_ERROR(attention(static_cast<int>(i), floats(q_), floats(k_), own_v ? floats(v_) : floats(k_),
-                                     weights, floats(attended_)));
-    quantise(floats(attended_), layer.q.outputs, rows);
-    multiply(std::array{Product{&layer.o, normed}}, rows);
-    add(weights.post_attention_norm, 1.0f);
-    norm(weights.pre_feedforward_norm, normed);
-    quantise(normed, size, rows);
-    multiply_gated(layer, rows);
-    quantise(floats(gate_), layer.gate.outputs, rows);
-    multiply(std::array{Product{&layer.down, normed}}, rows);
-    add(weights.post_feedforward_norm, weights.scalar);
+    if (cancelled) return {Code::kCancelled, "cancelled"};
+    TANDEM_RETURN_IF_ERROR(run_layer(i, rows, attention, i + 1 == layers_.size()));
   }
-  norm(table_.norm, hidden);
   return {};
 }
 

@@ -1,8 +1,9 @@
-// Steps of a few tokens (decode, verify) without a graph: the layers of converter/graph.py over XNNPACK's own packed
-// weights, with kernels that cost the rows that there are (kernels/linear.h). Used where the CPU and the bundle's
-// weights allow it; else the graphs run. Depends on kernels, bundle.
+// The layers of converter/graph.py without a graph, over XNNPACK's own packed weights: products that cost the rows that
+// there are (kernels/linear.h), and everything between two products in one pass over rows that are still in the cache
+// of the core. Used where the CPU and the bundle's weights allow it; else the graphs run. Depends on kernels, bundle.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <span>
@@ -19,7 +20,9 @@ namespace tandem {
 
 class NativeStep {
  public:
-  static constexpr int kMaxRows = 16;
+  static constexpr int kStepRows = 16;    // most rows of a step with logits
+  static constexpr int kFillRows = 512;   // of a prompt at a time: the weights are read once for these
+  static constexpr int kMostRows = 2048;  // of a prompt that cannot be cut: an image
 
   // Whether this CPU has the kernels and they can multiply all these matrices. Reads no weights.
   static bool suits(const WeightTable& table, const ModelSpec& spec);
@@ -34,10 +37,14 @@ class NativeStep {
   using Attention =
       std::function<Status(int layer, const float* q, const float* k, const float* v, const LayerWeights&, float* out)>;
 
-  // embeddings [rows, hidden_size] -> hidden [rows, hidden_size] after the final norm; rows <= kMaxRows.
+  // embeddings [rows, hidden_size] -> hidden [rows, hidden_size] after the final norm; rows <= kMostRows.
   Status run(const float* embeddings, int rows, const Attention& attention, float* hidden);
 
-  // hidden [rows, hidden_size] after the final norm -> logits [rows, vocab_size].
+  // The same for the cache's sake: ends with the attention of the last layer, which is given k and v but no q and whose
+  // output is not used. kCancelled between layers once `cancelled` is true.
+  Status fill(const float* embeddings, int rows, const Attention& attention, const std::atomic<bool>& cancelled);
+
+  // hidden [rows, hidden_size] after the final norm -> logits [rows, vocab_size]; rows <= kStepRows.
   void head(const float* hidden, int rows, float* logits);
 
  private:
@@ -46,12 +53,23 @@ class NativeStep {
   };
   // A product that shares its input with others, into its own rows.
   struct Product {
-    const PackedMatrix* matrix;
-    float* out;
+    const PackedMatrix* matrix = nullptr;
+    float* out = nullptr;
   };
 
   NativeStep() = default;
+  // The residual and the first layer's quantised input.
+  void begin(const float* embeddings, int rows);
+  // A layer from the normed and quantised input to the residual. `k_v_only`: as fill() wants of the last one.
+  Status run_layer(std::size_t index, int rows, const Attention& attention, bool k_v_only);
+  // Calls work(row) for all rows, on several threads when there are many.
+  void each_row(int rows, const std::function<void(int row)>& work);
   void quantise(const float* in, int64_t size, int rows);
+  void set_row_size(int64_t size) { bytes_.stride = size; }
+  // Calls work(piece, first row, rows) for about equal shares of a product of `bytes` of weights in `pieces`.
+  void share(int64_t pieces, int64_t bytes, int rows, const std::function<void(int64_t piece, int first, int count)>&);
+  // Of the pieces that products of `bytes` of weights are cut into.
+  int64_t piece_bytes(int64_t bytes) const;
   // All products of the quantised rows, spread over the threads.
   void multiply(std::span<const Product> products, int rows);
   // gate = gelu(gate) * up, from the quantised rows.
@@ -68,7 +86,7 @@ class NativeStep {
   std::vector<float> scales_;
   std::vector<int32_t> zeros_;
   Mapping values_;
-  Mapping residual_, normed_, q_, k_, v_, attended_, gate_, up_;  // [kMaxRows][...]
+  Mapping residual_, normed_, q_, k_, v_, attended_, gate_;  // [kMostRows][...]; memory is taken as rows come
 };
 
 }  // namespace tandem

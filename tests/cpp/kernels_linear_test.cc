@@ -147,7 +147,9 @@ TEST(products_match_the_definition_for_any_number_of_rows) {
     CHECK(worst < 1e-6 * largest);
     for (int rows = 1; rows < most; ++rows) {
       std::vector<float> some(all.size(), -1.0f);
-      for (int64_t g = 0; g < s.matrix.groups(); ++g) linear(s.matrix, q.rows, rows, g, g + 1, some.data(), outputs);
+      for (int64_t g = 0; g < s.matrix.groups(); ++g) {
+        linear(s.matrix, q.rows, rows, g, g + 1, some.data() + g * s.matrix.group(), outputs);
+      }
       CHECK(std::equal(some.begin(), some.begin() + rows * outputs, all.begin()));
       CHECK(some[static_cast<size_t>(rows * outputs)] == -1.0f);
     }
