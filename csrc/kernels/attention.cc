@@ -111,8 +111,11 @@ Result<AttentionPlan> plan_attention(const AttentionCall& call, Isa isa) {
 
 void attend(const AttentionCall& call, const AttentionPlan& plan, void* workspace, int thread, int threads) {
   const Kernels& kernels = kernels_for(plan.isa, call.shape.head_dim);
-  for (int64_t i = thread; i < plan.items; i += threads) {
-    const int64_t item = plan.items - 1 - i;  // the last queries see the most keys: long items first
+  // The last queries see the most keys: long items first, and whoever had the longer one of a round begins the next.
+  for (int64_t round = 0; round * threads < plan.items; ++round) {
+    const int64_t i = round * threads + (round % 2 == 0 ? thread : threads - 1 - thread);
+    if (i >= plan.items) continue;
+    const int64_t item = plan.items - 1 - i;
     float* partial = plan.splits > 1 ? partial_of(plan, workspace, threads, item) : nullptr;
     kernels.attend_item(call, plan, item, thread_scratch(plan, workspace, thread), partial);
   }

@@ -13,8 +13,8 @@ constexpr int64_t kLeastPiece = 1 << 15;
 constexpr int64_t kThreadPieces = 2;      // pieces for every thread, so that none waits long for another
 constexpr int64_t kSmall = 1 << 16;       // bytes below which waking another thread costs more than it gives
 constexpr int kRowBlock = 24;             // rows that a piece is multiplied with at a time: whole tiles of linear()
-constexpr int kRowShare = 5 * kRowBlock;  // rows of a thread's share where the pieces alone are too few
-constexpr int64_t kEnoughShares = 16;
+constexpr int kRowShare = 2 * kRowBlock;  // rows of a thread's share where the pieces alone are too few
+constexpr int64_t kEnoughShares = 32;
 constexpr int64_t kUpFloats = 4096;  // of the up projection, which lives only until it is multiplied with the gate
 
 PackedMatrix packed_shape(const MatrixPlace& place) {
