@@ -72,6 +72,8 @@ tandem_engine_info info_of(Engine& engine) {
   info.add_bos = manifest.add_bos;
   info.has_drafter = manifest.drafter.has_value();
   info.warm_start = engine.warm_start();
+  info.takes_images = manifest.media.image.has_value();
+  info.takes_audio = manifest.media.audio.has_value();
   return info;
 }
 

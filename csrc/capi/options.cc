@@ -148,6 +148,8 @@ tandem_stats stats_struct(const Stats& stats) {
   };
   copy(stats.accepted_by_position, out.accepted_by_position, 1);  // number 1 is the first draft
   copy(stats.depths, out.depths, 0);
+  out.media_embedded = stats.media_embedded;
+  out.media_reused = stats.media_reused;
   return out;
 }
 

@@ -119,6 +119,7 @@ Result<SoftTokens> MediaEncoder::image(const uint8_t* rgb, int64_t width, int64_
     return Status(Code::kInvalidRequest, "max_soft_tokens is " + std::to_string(max_soft_tokens) +
                                              "; this model's budgets are " + describe(spec->soft_tokens));
   }
+  TANDEM_RETURN_IF_ERROR(check_image(rgb, width, height, row_stride));
   TANDEM_RETURN_IF_ERROR(budgeted_size(width, height, max_soft_tokens, spec->patch).status());
 
   Sha256 digest;
@@ -140,8 +141,7 @@ Result<SoftTokens> MediaEncoder::image(const uint8_t* rgb, int64_t width, int64_
                                              " pixels is too long for this model; cut it, or use a smaller budget");
   }
   TANDEM_ASSIGN_OR_RETURN(MediaEmbedder * embedder, vision());
-  auto values = std::make_shared<std::vector<float>>(
-      static_cast<std::size_t>(input.count * bundle_.manifest().model.hidden_size));
+  auto values = std::make_shared<std::vector<float>>(static_cast<std::size_t>(input.count) * hidden_size());
   TANDEM_RETURN_IF_ERROR(embedder->embed(input.patches, input.positions, values->data()));
   tokens.kind = video ? MediaKind::kVideo : MediaKind::kImage;
   tokens.rows = input.count;
@@ -164,10 +164,16 @@ Result<SoftTokens> MediaEncoder::audio(std::span<const float> mono16k, bool* reu
   *reused = cache_.find(tokens.hash, &tokens);
   if (*reused) return tokens;
 
+  const uint64_t rows = mono16k.size() / static_cast<uint64_t>(spec->frame) + 1;
+  const uint64_t row_bytes = (static_cast<uint64_t>(spec->frame) + hidden_size()) * sizeof(float);
+  if (const uint64_t available = available_memory(); rows * row_bytes > available) {
+    return Status(Code::kOutOfMemory, "sound of " + std::to_string(mono16k.size() / kAudioRate) + " seconds needs " +
+                                          gibibytes(rows * row_bytes) + " of memory but " + gibibytes(available) +
+                                          " are available; cut it into parts");
+  }
   TANDEM_ASSIGN_OR_RETURN(const AudioFrames frames, frame_audio(mono16k, spec->frame));
   TANDEM_ASSIGN_OR_RETURN(MediaEmbedder * embedder, hearing());
-  auto values = std::make_shared<std::vector<float>>(
-      static_cast<std::size_t>(frames.count * bundle_.manifest().model.hidden_size));
+  auto values = std::make_shared<std::vector<float>>(static_cast<std::size_t>(frames.count) * hidden_size());
   TANDEM_RETURN_IF_ERROR(embedder->embed(frames.frames, {}, values->data()));
   tokens.kind = MediaKind::kAudio;
   tokens.rows = frames.count;

@@ -62,6 +62,7 @@ class MediaEncoder {
   Result<SoftTokens> audio(std::span<const float> mono16k, bool* reused);
 
  private:
+  std::size_t hidden_size() const { return static_cast<std::size_t>(bundle_.manifest().model.hidden_size); }
   Result<MediaEmbedder*> vision();
   Result<MediaEmbedder*> hearing();
   Result<std::unique_ptr<MediaEmbedder>> compile(const char* section, const char* name, MediaEmbedder::Place place);

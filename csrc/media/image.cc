@@ -22,15 +22,6 @@ Status check_size(const char* what, int64_t width, int64_t height) {
   return {};
 }
 
-Status check_pixels(const uint8_t* rgb, int64_t width, int64_t height, int64_t row_stride) {
-  TANDEM_RETURN_IF_ERROR(check_size("image", width, height));
-  if (rgb == nullptr || row_stride < 3 * width) {
-    return {Code::kInvalidRequest, "image rows are " + std::to_string(row_stride) + " bytes apart, but a row of " +
-                                       std::to_string(width) + " RGB pixels needs " + std::to_string(3 * width)};
-  }
-  return {};
-}
-
 // Resizes row by row and hands each finished row [to.width * 3] to `take(y, row)`. Keeps only the rows that the pass
 // down still needs.
 template <class Take>
@@ -72,6 +63,16 @@ Status out_of_memory(int64_t width, int64_t height) {
 
 }  // namespace
 
+Status check_image(const uint8_t* rgb, int64_t width, int64_t height, int64_t row_stride) {
+  TANDEM_RETURN_IF_ERROR(check_size("image", width, height));
+  if (rgb == nullptr) return {Code::kInvalidRequest, "image: the pixels are missing; give [height, width, 3] bytes"};
+  if (row_stride < 3 * width || row_stride > kMaxRowStride) {
+    return {Code::kInvalidRequest, "image rows are " + std::to_string(row_stride) + " bytes apart, but a row of " +
+                                       std::to_string(width) + " RGB pixels needs " + std::to_string(3 * width)};
+  }
+  return {};
+}
+
 Result<ImageSize> budgeted_size(int64_t width, int64_t height, int max_soft_tokens, int patch) {
   TANDEM_RETURN_IF_ERROR(check_size("image", width, height));
   if (max_soft_tokens < 1 || max_soft_tokens > kMaxSoftTokens) {
@@ -104,7 +105,7 @@ Result<ImageSize> budgeted_size(int64_t width, int64_t height, int max_soft_toke
 
 Result<std::vector<uint8_t>> resize_rgb(const uint8_t* rgb, int64_t width, int64_t height, int64_t row_stride,
                                         ImageSize to) {
-  TANDEM_RETURN_IF_ERROR(check_pixels(rgb, width, height, row_stride));
+  TANDEM_RETURN_IF_ERROR(check_image(rgb, width, height, row_stride));
   TANDEM_RETURN_IF_ERROR(check_size("resized image", to.width, to.height));
   try {
     std::vector<uint8_t> out(static_cast<size_t>(3 * to.width * to.height));
@@ -119,7 +120,7 @@ Result<std::vector<uint8_t>> resize_rgb(const uint8_t* rgb, int64_t width, int64
 
 Result<ImageInput> prepare_image(const uint8_t* rgb, int64_t width, int64_t height, int64_t row_stride,
                                  int max_soft_tokens, PixelScale scale, int patch) {
-  TANDEM_RETURN_IF_ERROR(check_pixels(rgb, width, height, row_stride));
+  TANDEM_RETURN_IF_ERROR(check_image(rgb, width, height, row_stride));
   TANDEM_ASSIGN_OR_RETURN(const ImageSize to, budgeted_size(width, height, max_soft_tokens, patch));
   try {
     const int64_t columns = to.width / patch, run = 3 * patch;  // values of one row of one patch

@@ -29,6 +29,10 @@ enum class PixelScale {
   kVideoFrame,  // value / 255
 };
 
+// kInvalidRequest unless rgb [height, width, 3], with rows row_stride bytes apart, can be an image: a side that is not
+// in [1, kMaxImageSide], an area over kMaxImagePixels, no pixels, or rows that overlap. Reads no pixel.
+Status check_image(const uint8_t* rgb, int64_t width, int64_t height, int64_t row_stride);
+
 // The size to which an image of width x height is resized, up or down: the largest multiples of `patch` that keep the
 // aspect ratio about and need at most max_soft_tokens patches. kInvalidRequest when a side is not in
 // [1, kMaxImageSide], the area is over kMaxImagePixels, or max_soft_tokens is not in [1, kMaxSoftTokens].

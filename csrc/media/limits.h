@@ -8,6 +8,7 @@ namespace tandem {
 
 constexpr int64_t kMaxImageSide = 65'536;         // pixels, of an image as decoded
 constexpr int64_t kMaxImagePixels = 134'217'728;  // 2^27: 384 MiB as uint8 RGB
+constexpr int64_t kMaxRowStride = 1'073'741'824;  // 2^30 bytes between rows: more is a mistake, not an image
 constexpr int kMaxSoftTokens = 1'120;             // the largest budget of one image
 constexpr int kVideoSoftTokens = 70;              // the budget of one frame of a video
 constexpr int64_t kMaxVideoPixels = 33'554'432;   // 2^25 per frame: 8K

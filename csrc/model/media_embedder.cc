@@ -74,7 +74,14 @@ Result<std::unique_ptr<MediaEmbedder>> MediaEmbedder::create(const litert::Envir
   std::sort(embedder->steps_.begin(), embedder->steps_.end(),
             [](const Step& a, const Step& b) { return a.rows < b.rows; });
   TANDEM_ASSIGN_OR_RETURN(embedder->compiled_, litert::CompiledModel::create(environment, *embedder->model_, selected));
-  embedder->cache_.commit();
+  if (embedder->cache_.commit()) {
+    // Again, from the file: mapped pages can be dropped and read back, the memory that the weights were built in
+    // cannot.
+    embedder->compiled_ = {};
+    selected.weight_cache_path = embedder->cache_.path();
+    TANDEM_ASSIGN_OR_RETURN(embedder->compiled_,
+                            litert::CompiledModel::create(environment, *embedder->model_, selected));
+  }
   return embedder;
 }
 

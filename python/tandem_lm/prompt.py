@@ -78,7 +78,7 @@ class MediaReader:
         if isinstance(media, Image):
             yield self._surround("", self._take(self._engine._soft_image(media)), "image")
         elif isinstance(media, Audio):
-            yield self._surround("", self._take(self._engine._soft_audio(media)), "audio")
+            yield self._surround("", self._hear(media), "audio")
         else:
             yield from self._film(media)
 
@@ -88,13 +88,20 @@ class MediaReader:
         for seconds, pixels in film.frames(report):
             self._check()
             soft = self._take(self._engine._soft_image(pixels, video=True))
+            if not gap and film.one_size:  # all frames take as many as the first: told before minutes of decoding
+                self._require((len(film) - 1) * soft.rows)
             yield self._surround(f"{gap}{int(seconds) // 60:02d}:{int(seconds) % 60:02d} ", soft, "image")
             gap = " "
         if film.audio:
             track = film.audio_track()
             if track is None:
                 raise InvalidRequestError(f"{film!r} has no sound track; use audio=False")
-            yield self._surround("", self._take(self._engine._soft_audio(track)), "audio")
+            yield self._surround("", self._hear(track), "audio")
+
+    def _hear(self, sound: Audio) -> SoftTokens:
+        if "audio" in self._engine.info.media:  # hours of sound are refused before they are embedded
+            self._require(-(-len(sound.pcm()) // self._engine.info.media["audio"]["frame"]))
+        return self._take(self._engine._soft_audio(sound))
 
     def _surround(self, text: str, soft: SoftTokens, kind: str) -> Placed:
         media = self._engine.info.media[kind]
@@ -102,13 +109,17 @@ class MediaReader:
 
     def _take(self, soft: SoftTokens) -> SoftTokens:
         self._check()
+        self._require(soft.rows)
         self._used += soft.rows
-        if self._used > self._room:
+        return soft
+
+    def _require(self, rows: int) -> None:
+        if self._used + rows > self._room:
             raise ContextLengthError(
                 f"the images and sounds of this prompt take more than the {self._room} tokens that are left of the "
-                "context; use fewer, a smaller max_soft_tokens, or an engine with a larger max_context"
+                "context; use fewer (of a film, fewer frames), a smaller max_soft_tokens, or an engine with a larger "
+                "max_context"
             )
-        return soft
 
     def _report(self, what: str, done: int, total: int) -> None:
         self._check()

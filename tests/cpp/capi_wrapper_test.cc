@@ -42,6 +42,10 @@ TEST(objects_without_a_handle) {
   CHECK_EQ(thrown([&] { engine.session(); }), TANDEM_BAD_HANDLE);
   CHECK_EQ(thrown([&] { engine.encode("a"); }), TANDEM_BAD_HANDLE);
   CHECK_EQ(thrown([&] { moved.prefill({1}); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { moved.prefill_image({}); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { moved.prefill_audio({}); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { engine.embed_image({}); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { engine.embed_audio({}); }), TANDEM_BAD_HANDLE);
   CHECK_EQ(thrown([&] { moved.generate({}, [](const tandem::Token&) { return true; }); }), TANDEM_BAD_HANDLE);
 }
 

@@ -38,6 +38,7 @@ class EngineInfo(c.Structure):
         ("memory_bytes", c.c_uint64),
         ("load_seconds", c.c_double),
         *((name, c.c_int32) for name in ("bos_id", "eos_id", "pad_id", "add_bos", "has_drafter", "warm_start")),
+        *((name, c.c_int32) for name in ("takes_images", "takes_audio")),
     ]
 
 
@@ -84,6 +85,25 @@ class Stats(c.Structure):
         *((f"{name}_seconds", c.c_double) for name in ("draft", "verify")),
         ("accepted_by_position", c.c_int64 * 16),
         ("depths", c.c_int64 * 16),
+        *((name, c.c_int64) for name in ("media_embedded", "media_reused")),
+    ]
+
+
+class Image(c.Structure):
+    _fields_ = [
+        ("size", Size),
+        ("rgb", c.POINTER(c.c_uint8)),
+        *((name, c.c_int64) for name in ("width", "height", "row_stride")),
+        *((name, c.c_int32) for name in ("max_soft_tokens", "video_frame")),
+    ]
+
+
+class Audio(c.Structure):
+    _fields_ = [
+        ("size", Size),
+        ("samples", c.POINTER(c.c_float)),
+        ("frames", c.c_int64),
+        *((name, c.c_int32) for name in ("channels", "sample_rate")),
     ]
 
 
@@ -98,6 +118,8 @@ ENGINE_CALLS: dict[str, list[Any]] = {
     "tandem_engine_get_stats": [c.POINTER(Stats)],
     "tandem_encode": [c.c_char_p, Size, c.c_uint32, Ids, Size, c.POINTER(Size)],
     "tandem_decode": [Ids, Size, c.c_uint32, c.c_char_p, Size, c.POINTER(Size)],
+    "tandem_embed_image": [c.POINTER(Image), c.POINTER(c.c_float), Size, c.POINTER(c.c_int64)],
+    "tandem_embed_audio": [c.POINTER(Audio), c.POINTER(c.c_float), Size, c.POINTER(c.c_int64)],
     "tandem_session_create": [c.POINTER(Handle)],
 }
 SESSION_CALLS: dict[str, list[Any]] = {
@@ -105,6 +127,8 @@ SESSION_CALLS: dict[str, list[Any]] = {
     "tandem_session_get_position": [c.POINTER(c.c_int64)],
     "tandem_session_get_stats": [c.POINTER(Stats)],
     "tandem_session_prefill": [Ids, Size],
+    "tandem_session_prefill_image": [c.POINTER(Image), c.POINTER(c.c_int64)],
+    "tandem_session_prefill_audio": [c.POINTER(Audio), c.POINTER(c.c_int64)],
     "tandem_session_logits": [Ids, Size, c.POINTER(c.c_float), Size],
     "tandem_session_rewind": [c.c_int64],
     "tandem_session_cancel": [],
@@ -162,7 +186,7 @@ def library() -> c.CDLL:
 
 def made(kind: type[Any], **values: Any) -> Any:
     """A size-stamped struct."""
-    return kind(size=c.sizeof(kind), **values)
+    return kind(**{"size": c.sizeof(kind), **values})
 
 
 def ids_of(values: Sequence[int]) -> Any:

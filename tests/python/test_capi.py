@@ -62,7 +62,10 @@ def arguments(prompt: list[int]) -> dict[str, list[Any]]:
     floats = (c.c_float * (1 << 16))()
     sampling = made(capi.Sampling, max_tokens=1)
     keep = arguments.__dict__.setdefault("keep", [])  # what pointers point to
-    keep += [buffer, count, ids, nothing, floats, sampling]
+    rows, black, silence = c.c_int64(), (c.c_uint8 * 12)(), (c.c_float * 640)()
+    image = made(capi.Image, rgb=black, width=2, height=2, max_soft_tokens=70)
+    audio = made(capi.Audio, samples=silence, frames=640, channels=1, sample_rate=16000)
+    keep += [buffer, count, ids, nothing, floats, sampling, rows, black, silence, image, audio]
     return {
         "tandem_engine_close": [],
         "tandem_engine_get_info": [c.pointer(made(capi.EngineInfo))],
@@ -70,11 +73,15 @@ def arguments(prompt: list[int]) -> dict[str, list[Any]]:
         "tandem_engine_get_stats": [c.pointer(made(capi.Stats))],
         "tandem_encode": [text, len(text), 0, (c.c_int32 * 64)(), 64, c.pointer(count)],
         "tandem_decode": [ids, len(prompt), 0, buffer, len(buffer), c.pointer(count)],
+        "tandem_embed_image": [c.pointer(image), floats, len(floats), c.pointer(rows)],
+        "tandem_embed_audio": [c.pointer(audio), floats, len(floats), c.pointer(rows)],
         "tandem_session_create": [c.pointer(capi.Handle())],
         "tandem_session_close": [],
         "tandem_session_get_position": [c.pointer(c.c_int64())],
         "tandem_session_get_stats": [c.pointer(made(capi.Stats))],
         "tandem_session_prefill": [ids, 1],
+        "tandem_session_prefill_image": [c.pointer(image), None],
+        "tandem_session_prefill_audio": [c.pointer(audio), None],
         "tandem_session_logits": [ids, 1, floats, len(floats)],
         "tandem_session_rewind": [1],
         "tandem_session_cancel": [],

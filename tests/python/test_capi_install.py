@@ -47,6 +47,16 @@ int main(int argc, char** argv) {
   session.rewind(0);
   const auto logits = session.logits(engine.encode("a"), engine.info().vocab_size);
   if (finish != TANDEM_FINISH_LENGTH || stepped != streamed || logits.empty()) return 4;
+  if (engine.info().takes_images) {
+    const std::vector<std::uint8_t> black(8 * 8 * 3);
+    tandem_image image{};
+    image.rgb = black.data();
+    image.width = image.height = 8;
+    image.max_soft_tokens = 70;
+    const auto rows = engine.embed_image(image).size() / engine.info().hidden_size;
+    session.rewind(0);
+    if (session.prefill_image(image) != std::int64_t(rows) || session.position() != std::int64_t(rows) + 2) return 5;
+  }
   try {
     session.rewind(-1);
   } catch (const tandem::Error& error) {

@@ -146,6 +146,69 @@ def test_bombs_are_refused_by_their_header() -> None:
     refusal("image", png(5000, 5000, b"\0" * 1000))  # within the limit, but the rows are not there
 
 
+def test_five_thousand_frames_in_a_file() -> None:
+    video = tl.Video(film(5000, width=16, height=16))
+    assert video.total_frames == 5000 and len(list(video.frames())) == 32
+    with pytest.raises(tl.InvalidRequestError, match="at most 4096"):
+        tl.Video(film(5000, width=16, height=16), fps=25)
+
+
+# Loads what it is told to in a process of its own, and prints what that added to the peak of its memory.
+PEAK = """
+import resource, sys
+import numpy as np
+import tandem_lm as tl
+kind, path, warm = sys.argv[1:]
+load = {"image": lambda p: tl.Image(p).rgb(), "audio": lambda p: tl.Audio(p).pcm(),
+        "video": lambda p: list(tl.Video(p).frames())}[kind]
+load(warm)
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+before = peak()
+try:
+    load(path)
+    print("loaded", peak() - before)
+except tl.TandemError as error:
+    print(type(error).__name__, peak() - before)
+"""
+
+
+@pytest.mark.parametrize("name", ["header", "rows", "gif", "tiff", "sound", "film"])
+def test_bombs_take_little_memory(name: str, tmp_path: Path) -> None:
+    """Small files that say, or become, hundreds of megabytes."""
+    long = np.zeros((16000 * 60 * 30, 1), np.int16)  # half an hour of silence: 110 MB as float
+    kind, data, warm, most = {
+        "header": ("image", png(60_000, 60_000, b"\0" * 1000), png(2, 2, b"\0" * 6), 8 << 20),
+        "rows": ("image", png(50, 50, b"\0" * (300 << 20)), png(2, 2, b"\0" * 6), 16 << 20),
+        "gif": ("image", gif(65_000, 65_000), picture(noise(4, 4), "GIF"), 8 << 20),
+        "tiff": ("image", tiff(200_000, 200_000), picture(noise(4, 4), "TIFF"), 8 << 20),
+        "sound": ("audio", recording(long, 16000, "FLAC"), recording(long[:800], 16000, "FLAC"), 320 << 20),
+        "film": ("video", film(400, width=64, height=64), film(3), 64 << 20),
+    }[name]
+    assert len(data) < 1 << 20
+    (tmp_path / "bomb").write_bytes(data)
+    (tmp_path / "small").write_bytes(warm)
+    command = [sys.executable, "-c", PEAK, kind, str(tmp_path / "bomb"), str(tmp_path / "small")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr[-1000:]
+    result, added = done.stdout.split()
+    assert result == {"sound": "loaded", "film": "loaded", "rows": "loaded"}.get(name, "InvalidRequestError")
+    assert int(added) < most
+
+
+def gif(width: int, height: int) -> bytes:
+    """A GIF whose screen says width x height, with a picture of one pixel."""
+    data = picture(noise(1, 1), "GIF")
+    return data[:6] + struct.pack("<HH", width, height) + data[10:]
+
+
+def tiff(width: int, height: int) -> bytes:
+    """A TIFF that says width x height and holds nothing."""
+    tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1),
+            (278, 4, height), (279, 4, 0xFFFFFFF0)]  # fmt: skip
+    body = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + bytes(4)
+
+
 def test_lying_recordings() -> None:
     data = b"\1\2" * 800
     assert len(tl.Audio(wav(1, 16000, 16, data, claimed=0x7FFFFFFF)).pcm()) == 800  # what is there is heard

@@ -216,6 +216,19 @@ def test_more_than_the_context(fast: tl.Engine) -> None:
         assert chat.send("hello", SHORT) is not None
 
 
+def test_what_cannot_fit_is_not_computed(fast: tl.Engine) -> None:
+    """Minutes of sound and films of thousands of frames are refused by their length."""
+    session, before = fast.session(), fast.stats()
+    with pytest.raises(tl.ContextLengthError, match="take more than the 1024 tokens"):
+        session.prefill([speech(16000 * 60, seed=60)])
+    assert fast.stats().since(before).media_embedded == 0
+    many = np.broadcast_to(pixels(30, 40, 60), (5000, 30, 40, 3))
+    with pytest.raises(tl.ContextLengthError, match="of a film, fewer frames"):
+        session.prefill([tl.Video(many, frame_rate=25, num_frames=4096)])
+    assert fast.stats().since(before).media_embedded == 1  # the first frame says how many tokens each takes
+    assert session.position == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

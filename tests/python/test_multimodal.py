@@ -208,6 +208,37 @@ def test_logits_of_mixed_prompts_equal_the_reference(models: Models, engine: tl.
     check_logits(models, session, prompt, tail)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_any_legal_cut_gives_the_same(models: Models, engine: tl.Engine, seed: int) -> None:
+    """Cut at random places, a token or a part at a time and with rewinds to places that are not inside an image, scored
+    and plain steps in turn."""
+    rng = np.random.default_rng(seed)
+    prompt = mixed(engine)
+    session = engine.session()
+    at = 0
+    while at < len(prompt):
+        until = int(rng.integers(at + 1, min(at + 12, len(prompt)) + 1))
+        piece = prompt[at:until]
+        if rng.random() < 0.5 and not any(isinstance(part, SoftTokens) for part in piece):
+            session.logits(piece)
+        else:
+            session.prefill(piece)
+        if rng.random() < 0.4:  # back to the end of an earlier part, and on from there
+            until = int(rng.integers(max(0, until - 10), until + 1))
+            session.rewind(sum(part.rows if isinstance(part, SoftTokens) else 1 for part in prompt[:until]))
+        at = until
+    check_logits(models, session, prompt, words(8, seed))
+
+
+@pytest.mark.parametrize("before", [1, 31, 63, 65, 127, 180])
+def test_an_image_where_steps_would_end(models: Models, engine: tl.Engine, before: int) -> None:
+    """Steps have fixed sizes. Whatever text comes before an image, the image is never cut into two of them."""
+    prompt: Prompt = [*words(before), engine._soft_image(picture(30, 20), 70), EOI]
+    session = engine.session()
+    session.prefill(prompt)
+    check_logits(models, session, prompt, words(3, 1))
+
+
 def test_an_image_sees_itself_and_sound_does_not(models: Models, engine: tl.Engine) -> None:
     """Were the mask causal for images too, the logits would be others."""
     values = np.random.default_rng(0).standard_normal((30, 128)).astype(np.float32)
@@ -255,15 +286,15 @@ def test_wider_rings_hold_what_was_there(models: Models, kv_dtype: str) -> None:
 
 def test_greedy_with_and_without_a_drafter(models: Models) -> None:
     produced = {}
-    for drafter in ("off", "on"):
+    for drafter in ("off", "on", "auto"):
         with tl.Engine(models.drafted, kv_dtype="f32", graph="fast", drafter=drafter) as engine:
             session = engine.session()
             session.prefill([*mixed(engine), *words(4, 5)])
             params = tl.SamplingParams(max_tokens=40, stop_ids=())
             produced[drafter] = [token.id for token in session.generate(params)]
             assert len(produced[drafter]) == 40
-            assert (session.stats().drafted > 0) == (drafter == "on")
-    assert produced["on"] == produced["off"]
+            assert drafter == "auto" or (session.stats().drafted > 0) == (drafter == "on")
+    assert produced["on"] == produced["off"] == produced["auto"]
 
 
 # --------------------------------------------------------------------------------------------------- rewind and reuse
@@ -407,6 +438,17 @@ def test_a_generation_needs_a_token_after_media(engine: tl.Engine) -> None:
         list(session.generate(tl.SamplingParams(max_tokens=2)))
     session.prefill([EOI])
     assert len(list(session.generate(tl.SamplingParams(max_tokens=2, stop_ids=())))) == 2
+
+
+def test_sound_that_does_not_fit_the_memory(large: tl.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    large.embed_audio(sound_part(1))  # the model is there already
+    monkeypatch.setenv("TANDEM_MEMORY_LIMIT", "200000")
+    with pytest.raises(tl.OutOfMemoryError, match="sound of 60 seconds needs"):
+        large.embed_audio(sound_part(60))
+
+
+def sound_part(seconds: int) -> tl.Audio:
+    return tl.Audio(sound(16000 * seconds), 16000)
 
 
 def test_media_that_the_model_refuses(large: tl.Engine, tiny_gemma3: Path) -> None:

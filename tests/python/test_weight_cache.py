@@ -127,6 +127,28 @@ def test_file_descriptors_stay_level(tiny_gemma4_int8: Path, tmp_path: Path) -> 
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+HELD = """
+import sys
+import numpy as np
+from tandem_lm import _native, library
+engine = _native.Engine(sys.argv[1], str(library.litert_library()), 1, 0, sys.argv[2])
+engine.embed_image(np.full((9, 9, 3), 7, np.uint8), 70)
+engine.embed_audio(np.ones(700, np.float32))
+print(sum("memfd:tandem-weights" in line for line in open("/proc/self/maps")))
+"""
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_packed_weights_are_mapped_and_not_held(tiny_gemma4_int8: Path, tmp_path: Path, in_folder: bool) -> None:
+    """Those of images and sound too, also in the process that packed them: pages of a file can be dropped, the memory
+    that they were built in cannot. Without a folder they stay in that memory."""
+    command = [sys.executable, "-c", HELD, str(tiny_gemma4_int8), str(tmp_path) if in_folder else ""]
+    held = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    assert (held == 0) == in_folder
+    names = {path.stem.rpartition("-")[2] for path in tmp_path.glob("*.xnnpack")}
+    assert (names >= {"vision", "audio"}) == in_folder
+
+
 def test_other_graphs_leave_the_cache_alone(warm: tuple[Path, Path, np.ndarray]) -> None:
     bundle, folder, _ = warm
     before = packed(folder).read_bytes()

@@ -121,6 +121,8 @@ typedef struct tandem_engine_info {
   int32_t add_bos;       /* 1: a text of its own starts with the bos token */
   int32_t has_drafter;   /* 1: the bundle holds a drafter */
   int32_t warm_start;    /* 1: the packed weights came from the cache folder */
+  int32_t takes_images;  /* 1: the model has eyes */
+  int32_t takes_audio;   /* 1: the model has ears */
 } tandem_engine_info;
 
 TANDEM_API tandem_status tandem_engine_get_info(tandem_engine* engine, tandem_engine_info* info);
@@ -188,6 +190,50 @@ TANDEM_API tandem_status tandem_session_rewind(tandem_session* session, int64_t 
  * TANDEM_FINISH_CANCELLED. Without a running call it ends the generation that was begun; a later call is not affected.
  */
 TANDEM_API tandem_status tandem_session_cancel(tandem_session* session);
+
+/* ---- images and sound -------------------------------------------------------------------------------------------- */
+
+/* Decoded pixels. The library resizes them to the model's patches, up or down. */
+typedef struct tandem_image {
+  size_t size;        /* sizeof(tandem_image) */
+  const uint8_t* rgb; /* [height, width, 3]: R, G, B, from the top left, upright (apply an EXIF orientation first) */
+  int64_t width;      /* pixels: 1 to 65536 ... */
+  int64_t height;     /* ... and width * height at most 2^27 */
+  int64_t row_stride; /* bytes from row to row; 0: 3 * width */
+  int32_t max_soft_tokens; /* the most tokens that it may take: 70, 140, 280, 560 or 1120; 0: the model's choice, 280,
+                              of a video frame 70 */
+  int32_t video_frame;     /* 1: it is a frame of a video */
+} tandem_image;
+
+/* Decoded sound. The library mixes the channels and resamples to 16 kHz. */
+typedef struct tandem_audio {
+  size_t size;          /* sizeof(tandem_audio) */
+  const float* samples; /* [frames, channels], interleaved; full scale is 1.0 */
+  int64_t frames;       /* samples per channel; at most 3 hours */
+  int32_t channels;     /* 1 to 8 */
+  int32_t sample_rate;  /* Hz, 8000 to 192000 */
+} tandem_audio;
+
+/* Append an image or sound as the model expects it: its begin marker, its soft tokens (embeddings that each take the
+ * place of a token: 25 per second of sound), its end marker. `*soft_tokens` (may be NULL) is their number; the position
+ * grows by two more. What an engine has seen or heard lately it remembers by content: the same pixels or samples, in
+ * any session, are not computed again. Images see themselves as a whole, so rewinding into one is INVALID_REQUEST, as
+ * are pixels, samples or a model without such input; CONTEXT_LENGTH leaves the session as it was.
+ *
+ * The models expect images before the text of a turn and sound after it, and a video as its frames, about one to ten
+ * seconds apart, each behind its time as text, "00:12 " and from the second frame on " 00:13 ", then its sound. */
+TANDEM_API tandem_status tandem_session_prefill_image(tandem_session* session, const tandem_image* image,
+                                                      int64_t* soft_tokens);
+TANDEM_API tandem_status tandem_session_prefill_audio(tandem_session* session, const tandem_audio* audio,
+                                                      int64_t* soft_tokens);
+
+/* The embeddings alone, float32 [*rows, hidden_size] row by row, to `embeddings`, which has room for `capacity` floats.
+ * BUFFER_TOO_SMALL when that is less. With NULL embeddings and capacity 0 it only tells the rows; the call that follows
+ * finds them remembered. */
+TANDEM_API tandem_status tandem_embed_image(tandem_engine* engine, const tandem_image* image, float* embeddings,
+                                            size_t capacity, int64_t* rows);
+TANDEM_API tandem_status tandem_embed_audio(tandem_engine* engine, const tandem_audio* audio, float* embeddings,
+                                            size_t capacity, int64_t* rows);
 
 /* ---- generation -------------------------------------------------------------------------------------------------- */
 
@@ -275,6 +321,8 @@ typedef struct tandem_stats {
   double verify_seconds;                                     /* ... and the steps that checked them */
   int64_t accepted_by_position[TANDEM_MAX_DRAFT_TOKENS + 1]; /* [i]: accepted when drafted as number i of its round */
   int64_t depths[TANDEM_MAX_DRAFT_TOKENS + 1];               /* [i]: steps with i drafts */
+  int64_t media_embedded;                                    /* images and sounds that were computed; engines only */
+  int64_t media_reused;                                      /* and those that were remembered */
 } tandem_stats;
 
 /* Since the session was created. */

@@ -125,6 +125,19 @@ class Session {
     return position;
   }
   void prefill(const Tokens& ids) { check(tandem_session_prefill(handle_, ids.data(), ids.size())); }
+  // Appends an image or sound with its markers; gives the number of its soft tokens. `size` is set here.
+  std::int64_t prefill_image(tandem_image image) {
+    image.size = sizeof(image);
+    std::int64_t soft_tokens = 0;
+    check(tandem_session_prefill_image(handle_, &image, &soft_tokens));
+    return soft_tokens;
+  }
+  std::int64_t prefill_audio(tandem_audio audio) {
+    audio.size = sizeof(audio);
+    std::int64_t soft_tokens = 0;
+    check(tandem_session_prefill_audio(handle_, &audio, &soft_tokens));
+    return soft_tokens;
+  }
   // Appends ids and returns the logits after each, [ids, vocab_size] row by row.
   std::vector<float> logits(const Tokens& ids, std::int64_t vocab_size) {
     std::vector<float> values(ids.size() * static_cast<std::size_t>(vocab_size));
@@ -235,6 +248,9 @@ class Engine {
                            bytes);
     });
   }
+  // The embeddings of an image or sound, [soft tokens, hidden_size] row by row. `size` is set here.
+  std::vector<float> embed_image(tandem_image image) const { return embedded(image, tandem_embed_image); }
+  std::vector<float> embed_audio(tandem_audio audio) const { return embedded(audio, tandem_embed_audio); }
   tandem_stats stats() const {
     tandem_stats stats{};
     stats.size = sizeof(stats);
@@ -244,6 +260,15 @@ class Engine {
   tandem_engine* handle() const noexcept { return handle_; }
 
  private:
+  template <class Media, class Embed>
+  std::vector<float> embedded(Media& media, const Embed& embed) const {
+    media.size = sizeof(media);
+    std::int64_t rows = 0;
+    check(embed(handle_, &media, nullptr, 0, &rows));
+    std::vector<float> values(static_cast<std::size_t>(rows * info().hidden_size));
+    check(embed(handle_, &media, values.data(), values.size(), &rows));
+    return values;
+  }
   static std::uint32_t flag(bool set, std::uint32_t value) { return set ? value : 0; }
   template <class Get>
   static std::string text_of(const Get& get) {

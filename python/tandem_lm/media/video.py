@@ -52,6 +52,7 @@ class Video:
         else:
             total, rate = self._take_array(source, frame_rate)
         self.frame_rate = rate  # of the film, per second
+        self.one_size = not isinstance(self._array, (list, tuple)) or self._file is not None  # of all frames
         self.total_frames = total
         self.indices = _sample(total, rate, fps, num_frames)  # of the sampled frames
         self.timestamps = tuple(index / rate for index in self.indices)  # seconds
