@@ -83,7 +83,10 @@ TEST(refuses_sizes_and_budgets) {
     CHECK(refused(budgeted_size(10, 10, tokens).status(), "max_soft_tokens"));
   }
   CHECK(refused(budgeted_size(10, 10, 280, 0).status(), "patch"));
-  CHECK(refused(prepare_image(nullptr, 4, 4, 12, 70, PixelScale::kImage).status(), "rows"));
+  CHECK(refused(prepare_image(nullptr, 4, 4, 12, 70, PixelScale::kImage).status(), "pixels are missing"));
+  for (const int64_t stride : {int64_t{11}, int64_t{-12}, kMaxRowStride + 1}) {  // no pixel is read
+    CHECK(refused(check_image(reinterpret_cast<const uint8_t*>(1), 4, 4, stride), "rows are"));
+  }
   const auto pixels = noise(4, 4, 1);
   CHECK(refused(prepare_image(pixels.data(), 4, 4, 11, 70, PixelScale::kImage).status(), "rows"));
 }
