@@ -60,9 +60,15 @@ tandem_status give(const SoftTokens& tokens, float* embeddings, std::size_t capa
   return TANDEM_OK;
 }
 
-// Appends the marker before media of this kind, the media, and the marker after it.
-tandem_status append(SessionObject& object, const Result<SoftTokens>& made, int64_t* soft_tokens) {
+// Appends the marker before media of this kind, the media that `make` returns, and the marker after it.
+template <class Make>
+tandem_status append(SessionObject& object, const Make& make, int64_t* soft_tokens) {
+  object.cancelled = false;
+  const Result<SoftTokens> made = make();
   TANDEM_C_RETURN_IF_ERROR(made.status());
+  if (object.cancelled || object.closed) {
+    return fail(TANDEM_CANCELLED, "cancelled while the image or sound was read; nothing was appended");
+  }
   const SoftTokens& tokens = made.value();
   const MediaSpec& media = object.session->engine().bundle().manifest().media;
   const bool sound = tokens.kind == MediaKind::kAudio;
@@ -83,7 +89,7 @@ extern "C" {
 
 tandem_status tandem_session_prefill_image(tandem_session* session, const tandem_image* image, int64_t* soft_tokens) {
   return capi::with_session(session, [&](capi::SessionObject& object) -> tandem_status {
-    return capi::append(object, capi::embed(object.session->engine(), image), soft_tokens);
+    return capi::append(object, [&] { return capi::embed(object.session->engine(), image); }, soft_tokens);
   });
 }
 
@@ -91,7 +97,7 @@ tandem_status tandem_session_prefill_audio(tandem_session* session, const tandem
   return capi::with_session(session, [&](capi::SessionObject& object) -> tandem_status {
     tandem::Engine& engine = object.session->engine();
     const int64_t room = engine.max_context() - object.session->position();
-    return capi::append(object, capi::embed(engine, audio, room), soft_tokens);
+    return capi::append(object, [&] { return capi::embed(engine, audio, room); }, soft_tokens);
   });
 }
 

@@ -23,8 +23,9 @@ struct SessionObject {
   std::unique_ptr<Generation> generation;  // that was begun; destroyed before the session
   std::string text;                        // of the token that tandem_session_step() gave last
   int64_t process = 0;
-  std::atomic<bool> busy = false;    // a call runs
-  std::atomic<bool> closed = false;  // ends what runs
+  std::atomic<bool> busy = false;       // a call runs
+  std::atomic<bool> closed = false;     // ends what runs
+  std::atomic<bool> cancelled = false;  // since an image or sound is read, which is before the session knows of it
 };
 
 // New handles; nullptr when there is no room in the table.

@@ -120,6 +120,7 @@ tandem_status tandem_session_cancel(tandem_session* session) {
   return capi::guarded([&]() -> tandem_status {
     const auto object = capi::find(session);
     if (object == nullptr) return TANDEM_BAD_HANDLE;
+    object->cancelled = true;
     object->session->cancel();
     return TANDEM_OK;
   });

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as c
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import capi
 import numpy as np
 import pytest
-from capi import BAD_HANDLE, INVALID, OK, SMALL, made
+from capi import BAD_HANDLE, BUSY, INVALID, OK, SMALL, made
 
 import tandem_lm as tl
 
@@ -57,13 +58,17 @@ def image_of(array: np.ndarray, **values: Any) -> Any:
     """A tandem_image over a uint8 array [H, W, 3], whose rows may be apart."""
     height, width, _ = array.shape
     rgb = array.ctypes.data_as(c.POINTER(c.c_uint8))
-    return made(capi.Image, **{"rgb": rgb, "width": width, "height": height, "max_soft_tokens": 70, **values})
+    image = made(capi.Image, **{"rgb": rgb, "width": width, "height": height, "max_soft_tokens": 70, **values})
+    image.pixels = array  # a pointer does not keep them
+    return image
 
 
 def audio_of(array: np.ndarray, rate: int, **values: Any) -> Any:
     frames, channels = array.shape
     at = array.ctypes.data_as(c.POINTER(c.c_float))
-    return made(capi.Audio, **{"samples": at, "frames": frames, "channels": channels, "sample_rate": rate, **values})
+    audio = made(capi.Audio, **{"samples": at, "frames": frames, "channels": channels, "sample_rate": rate, **values})
+    audio.wave = array
+    return audio
 
 
 def logits(session: Any, ids: list[int], vocab: int) -> np.ndarray:
@@ -220,6 +225,25 @@ def test_more_than_the_context(lib: c.CDLL, tiny_gemma4: Path) -> None:
     assert stats.media_embedded == 0  # refused before it was computed
     assert lib.tandem_session_prefill_image(session, c.byref(image_of(pixels())), None) == capi.CONTEXT
     assert capi.position(session) == 1
+    assert lib.tandem_session_close(session) == OK and lib.tandem_engine_close(engine) == OK
+
+
+def test_cancel_while_sound_is_read(lib: c.CDLL, tiny_gemma4: Path) -> None:
+    """That takes a while for other rates; the session is not cancelled by the time it is asked to append anything."""
+    engine = capi.open_engine(tiny_gemma4, max_context=2000)
+    session, audio = capi.new_session(engine, [2]), audio_of(samples(40, 192000, 2), 192000)
+    statuses: list[int] = []
+    thread = threading.Thread(
+        target=lambda: statuses.append(lib.tandem_session_prefill_audio(session, c.byref(audio), None))
+    )
+    thread.start()
+    position = c.c_int64()
+    while lib.tandem_session_get_position(session, c.byref(position)) != BUSY and thread.is_alive():
+        pass
+    capi.check(lib.tandem_session_cancel(session))
+    thread.join()
+    assert statuses == [capi.CANCELLED] and capi.position(session) == 1
+    capi.check(lib.tandem_session_prefill_image(session, c.byref(image_of(pixels())), None))  # the next call is not
     assert lib.tandem_session_close(session) == OK and lib.tandem_engine_close(engine) == OK
 
 

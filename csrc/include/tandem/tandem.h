@@ -220,8 +220,8 @@ typedef struct tandem_audio {
  * any session, are not computed again. Images see themselves as a whole, so rewinding into one is INVALID_REQUEST, as
  * are pixels, samples or a model without such input; CONTEXT_LENGTH leaves the session as it was.
  *
- * The models expect images before the text of a turn and sound after it, and a video as its frames, about one to ten
- * seconds apart, each behind its time as text, "00:12 " and from the second frame on " 00:13 ", then its sound. */
+ * The models expect images before the text of a turn and sound after it, and a video as frames sampled evenly,
+ * each behind its time as text, "00:12 " and from the second frame on " 00:13 ", then its sound. */
 TANDEM_API tandem_status tandem_session_prefill_image(tandem_session* session, const tandem_image* image,
                                                       int64_t* soft_tokens);
 TANDEM_API tandem_status tandem_session_prefill_audio(tandem_session* session, const tandem_audio* audio,
