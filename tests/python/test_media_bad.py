@@ -328,8 +328,8 @@ def mutate(folder: Path, count: int) -> dict[str, int]:
 
 
 def test_mutated_files(tmp_path: Path) -> None:
-    results = mutate(tmp_path, 70)
-    assert set(results) <= {"loaded", "InvalidRequestError"} and results["InvalidRequestError"] > 5
+    results = mutate(tmp_path, 300)
+    assert set(results) <= {"loaded", "InvalidRequestError"} and results["InvalidRequestError"] > 30
 
 
 @pytest.mark.slow
