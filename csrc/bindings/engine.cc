@@ -8,18 +8,41 @@
 namespace py = pybind11;
 
 namespace tandem::bindings {
+namespace {
+
+// None when the engine keeps no prefixes.
+py::object prefix_stats(Engine& engine) {
+  if (engine.prefixes() == nullptr) return py::none();
+  const PrefixStore::Stats stats = engine.prefixes()->stats();
+  py::dict out;
+  out["lookups"] = stats.lookups;
+  out["hits"] = stats.hits;
+  out["disk_hits"] = stats.disk_hits;
+  out["tokens_asked"] = stats.tokens_asked;
+  out["tokens_reused"] = stats.tokens_reused;
+  out["entries"] = stats.entries;
+  out["evictions"] = stats.evictions;
+  out["bytes"] = stats.bytes;
+  out["budget"] = stats.budget;
+  out["disk_entries"] = stats.disk_entries;
+  out["disk_bytes"] = stats.disk_bytes;
+  return out;
+}
+
+}  // namespace
 
 void init_engine(py::module_& module) {
   py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine")
       .def(py::init([](const std::string& path, const std::string& library, int num_threads, int64_t max_context,
                        const std::string& cache_dir, const std::string& kv_dtype, const std::string& graph,
-                       const std::string& drafter) {
+                       const std::string& drafter, uint64_t prefix_cache_bytes, const std::string& prefix_cache_dir) {
              const py::gil_scoped_release nogil;
-             return take(Engine::open(path, {library, num_threads, max_context, cache_dir, kv_dtype, graph, drafter}));
+             return take(Engine::open(path, {library, num_threads, max_context, cache_dir, kv_dtype, graph, drafter,
+                                             prefix_cache_bytes, prefix_cache_dir}));
            }),
            py::arg("path"), py::arg("library"), py::arg("num_threads") = 0, py::arg("max_context") = 0,
            py::arg("cache_dir") = "", py::arg("kv_dtype") = "f16", py::arg("graph") = "auto",
-           py::arg("drafter") = "auto")
+           py::arg("drafter") = "auto", py::arg("prefix_cache_bytes") = 0, py::arg("prefix_cache_dir") = "")
       .def_property_readonly("tokenizer", &Engine::tokenizer, py::return_value_policy::reference_internal)
       .def("info",
            [](const Engine& engine) {
@@ -60,9 +83,22 @@ void init_engine(py::module_& module) {
           py::arg("mono16k"))
       .def("placeholder",
            [](const Engine& engine, const SoftTokens& tokens) { return engine.placeholder(tokens.kind); })
-      .def("session", [](Engine& engine) {
+      .def("session",
+           [](Engine& engine) {
+             const py::gil_scoped_release nogil;
+             return take(engine.new_session());
+           })
+      .def(
+          "restore",
+          [](Engine& engine, const std::string& path) {
+            const py::gil_scoped_release nogil;
+            return take(engine.restore(path));
+          },
+          py::arg("path"))
+      .def("prefix_stats", &prefix_stats)
+      .def("write_prefixes", [](Engine& engine) {
         const py::gil_scoped_release nogil;
-        return take(engine.new_session());
+        if (engine.prefixes() != nullptr) check(engine.prefixes()->flush());
       });
 }
 

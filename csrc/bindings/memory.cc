@@ -15,6 +15,7 @@ py::dict plan_dict(const MemoryPlan& plan) {
   parts["cache"] = plan.cache;
   parts["activations"] = plan.activations;
   parts["runtime"] = plan.runtime;
+  parts["prefixes"] = plan.prefixes;
   return parts;
 }
 

@@ -51,6 +51,7 @@ py::array_t<float> array_of(const SoftTokens& tokens) {
 py::dict stats_dict(const Stats& stats) {
   py::dict out;
   out["prefill_tokens"] = stats.prefill_tokens;
+  out["reused_tokens"] = stats.reused_tokens;
   out["prefill_seconds"] = stats.prefill_seconds;
   out["decode_tokens"] = stats.decode_tokens;
   out["decode_seconds"] = stats.decode_seconds;
@@ -80,6 +81,7 @@ void init_session(py::module_& module) {
       .def_readwrite("frequency_penalty", &SamplingParams::frequency_penalty)
       .def_readwrite("seed", &SamplingParams::seed)
       .def_readwrite("max_tokens", &SamplingParams::max_tokens)
+      .def_readwrite("pinned_tokens", &SamplingParams::pinned_tokens)
       .def_readwrite("logprobs", &SamplingParams::logprobs)
       .def_readwrite("stop_ids", &SamplingParams::stop_ids)
       .def_readwrite("stop_strings", &SamplingParams::stop_strings)
@@ -120,7 +122,15 @@ void init_session(py::module_& module) {
           py::arg("parts"))
       .def("logits", &logits, py::arg("ids"))
       .def(
-          "rewind", [](Session& session, int64_t position) { check(session.rewind(position)); }, py::arg("position"))
+          "rewind", [](Session& session, int64_t position, bool refill) { check(session.rewind(position, refill)); },
+          py::arg("position"), py::arg("refill") = true)
+      .def_property_readonly("tokens", &Session::tokens)
+      .def(
+          "clone", [](const Session& session) { return take(session.clone()); },
+          py::call_guard<py::gil_scoped_release>())
+      .def(
+          "save", [](Session& session, const std::string& path) { check(session.save(path)); }, py::arg("path"),
+          py::call_guard<py::gil_scoped_release>())
       .def(
           "generate",
           [](Session& session, const SamplingParams& params) { return take(Generation::create(session, params)); },

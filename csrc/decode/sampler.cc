@@ -109,6 +109,7 @@ Status validate(const SamplingParams& params, int64_t vocab_size) {
   if (!std::isfinite(params.presence_penalty)) return bad_field("presence_penalty", "finite");
   if (!std::isfinite(params.frequency_penalty)) return bad_field("frequency_penalty", "finite");
   if (params.max_tokens < 1) return bad_field("max_tokens", "at least 1");
+  if (params.pinned_tokens < -1) return bad_field("pinned_tokens", "at least 0, or -1 (a full context is the end)");
   if (params.drafter != "auto" && params.drafter != "on" && params.drafter != "off") {
     return bad_field("drafter", "'auto', 'on' or 'off'");
   }

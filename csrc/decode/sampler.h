@@ -25,7 +25,10 @@ struct SamplingParams {
   float frequency_penalty = 0.0f;   // over generated tokens, per occurrence
   uint64_t seed = 0;                // equal seeds and equal logits give equal tokens
   int64_t max_tokens = 256;         // at least 1
-  bool logprobs = false;            // fill Choice::logprob (costs one pass over the logits)
+  // What happens when the context is full: -1 ends the generation; otherwise this many tokens at the beginning stay,
+  // with the newest half of the rest, and it goes on.
+  int64_t pinned_tokens = -1;
+  bool logprobs = false;  // fill Choice::logprob (costs one pass over the logits)
   std::vector<int32_t> stop_ids;
   std::vector<std::string> stop_strings;
   std::vector<int32_t> suppress_ids;  // never generated, also when greedy

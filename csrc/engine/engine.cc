@@ -66,6 +66,7 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
     cpu.weight_cache_path = engine->weight_cache_->path();
     TANDEM_RETURN_IF_ERROR(engine->create_target(options, cpu));
   }
+  TANDEM_RETURN_IF_ERROR(engine->create_prefixes(options));
   TANDEM_RETURN_IF_ERROR(engine->create_drafter(options, cpu, cache_name));
   engine->media_ = std::make_unique<MediaEncoder>(engine->bundle_, engine->environment_, creation_mutex(), cpu,
                                                   options.cache_dir, cache_name);
@@ -91,7 +92,8 @@ Status Engine::create_target(const EngineOptions& options, const litert::CpuOpti
                                        "' allows at most " + std::to_string(limit) + " with these graphs"};
   }
   max_context_ = options.max_context > 0 ? options.max_context : manifest.context;
-  const MemoryInputs memory = memory_inputs(bundle_, options.graph, kv_type, options.drafter != "off");
+  MemoryInputs memory = memory_inputs(bundle_, options.graph, kv_type, options.drafter != "off");
+  memory.prefix_bytes = options.prefix_cache_bytes;
   memory_plan_ = plan_memory(memory, max_context_);
   TANDEM_RETURN_IF_ERROR(check_memory(memory, max_context_, available_memory()));
   if (fast_) {
@@ -105,6 +107,25 @@ Status Engine::create_target(const EngineOptions& options, const litert::CpuOpti
   }
   return {};
 }
+
+Status Engine::create_prefixes(const EngineOptions& options) {
+  if (options.prefix_cache_bytes == 0) {
+    if (options.prefix_cache_dir.empty()) return {};
+    return {Code::kInvalidRequest,
+            "prefix_cache_dir is '" + options.prefix_cache_dir + "' but prefix_cache is 0 bytes; give it a budget"};
+  }
+  if (!fast_ && !options.prefix_cache_dir.empty()) {
+    return {Code::kInvalidRequest,
+            "prefix_cache_dir needs the fast graphs; leave graph at 'auto', or keep prefixes in memory alone"};
+  }
+  // The context decides how the sliding layers are laid out.
+  const std::string name = bundle_.hash().substr(0, 16) + "-" + kv_dtype_ + "-" + std::to_string(max_context_);
+  TANDEM_ASSIGN_OR_RETURN(
+      prefixes_, PrefixStore::open(*target_, digest(), options.prefix_cache_bytes, options.prefix_cache_dir, name));
+  return {};
+}
+
+Sha256Digest Engine::digest() const { return sha256(std::as_bytes(std::span(bundle_.manifest_text()))); }
 
 Status Engine::create_drafter(const EngineOptions& options, const litert::CpuOptions& cpu,
                               const std::string& cache_name) {
@@ -180,6 +201,10 @@ bool Engine::is_placeholder(int32_t id) const {
 Result<std::unique_ptr<Session>> Engine::new_session() {
   TANDEM_ASSIGN_OR_RETURN(auto cache, target_->new_cache());
   return std::make_unique<Session>(shared_from_this(), std::move(cache));
+}
+
+Result<std::unique_ptr<Session>> Engine::restore(const std::string& path) {
+  return Session::restore(shared_from_this(), path);
 }
 
 }  // namespace tandem

@@ -13,6 +13,7 @@
 #include "decode/depth_controller.h"
 #include "engine/media_encoder.h"
 #include "engine/memory_plan.h"
+#include "engine/prefix_store.h"
 #include "engine/stats.h"
 #include "litert/handles.h"
 #include "litert/weight_cache.h"
@@ -25,13 +26,15 @@ namespace tandem {
 class Session;
 
 struct EngineOptions {
-  std::string library_path;      // libLiteRt.so
-  int num_threads = 0;           // 0: the physical cores that this process may use
-  int64_t max_context = 0;       // tokens; 0: what the bundle was converted for
-  std::string cache_dir;         // packed weights; empty: memory
-  std::string kv_dtype = "f16";  // "f32", "f16" or "int8"; the portable graphs have f32 only
-  std::string graph = "auto";    // "fast", "portable", or "auto": fast where the bundle has it
-  std::string drafter = "auto";  // speculative decoding: "auto" where it pays, "on" always, "off"
+  std::string library_path;         // libLiteRt.so
+  int num_threads = 0;              // 0: the physical cores that this process may use
+  int64_t max_context = 0;          // tokens; 0: what the bundle was converted for
+  std::string cache_dir;            // packed weights; empty: memory
+  std::string kv_dtype = "f16";     // "f32", "f16" or "int8"; the portable graphs have f32 only
+  std::string graph = "auto";       // "fast", "portable", or "auto": fast where the bundle has it
+  std::string drafter = "auto";     // speculative decoding: "auto" where it pays, "on" always, "off"
+  uint64_t prefix_cache_bytes = 0;  // of memory for beginnings that sessions share; 0: none are kept
+  std::string prefix_cache_dir;     // their files, for other processes; empty: memory alone
 };
 
 class Engine : public std::enable_shared_from_this<Engine> {
@@ -39,6 +42,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
   static Result<std::shared_ptr<Engine>> open(const std::string& path, const EngineOptions& options);
 
   Result<std::unique_ptr<Session>> new_session();
+  // A session from a file of Session::save(). kInvalidRequest: of another bundle, kv_dtype or layout; kIo: damaged, or
+  // of another version; kContextLength: longer than the context.
+  Result<std::unique_ptr<Session>> restore(const std::string& path);
 
   // Embeddings of an image (or of a frame of a video) and of sound, for Session::prefill. What was seen or heard lately
   // is remembered. Arguments and errors as MediaEncoder's.
@@ -53,6 +59,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
   const Bundle& bundle() const { return bundle_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   Target& target() { return *target_; }
+  PrefixStore* prefixes() { return prefixes_.get(); }  // nullptr when none are kept
+  // Identifies the bundle in the files of sessions and prefixes.
+  Sha256Digest digest() const;
   Drafter* drafter() { return drafter_.get(); }  // nullptr when there is none
   DepthController& depth_controller() { return depth_controller_; }
   const std::string& drafting() const { return drafting_; }  // the option `drafter`
@@ -71,6 +80,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
  private:
   Status create_target(const EngineOptions& options, const litert::CpuOptions& cpu);
   Result<SoftTokens> counted(Result<SoftTokens> tokens, bool reused);
+  Status create_prefixes(const EngineOptions& options);
   Status create_drafter(const EngineOptions& options, const litert::CpuOptions& cpu, const std::string& cache_name);
 
   explicit Engine(Bundle bundle) : bundle_(std::move(bundle)) {}
@@ -82,6 +92,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::unique_ptr<litert::Model> model_;
   std::unique_ptr<litert::WeightCache> weight_cache_;
   std::unique_ptr<Target> target_;
+  std::unique_ptr<PrefixStore> prefixes_;
   std::unique_ptr<litert::Model> drafter_model_;
   std::unique_ptr<litert::WeightCache> drafter_cache_;
   std::unique_ptr<Drafter> drafter_;

@@ -106,6 +106,7 @@ MemoryPlan plan_memory(const MemoryInputs& inputs, int64_t context) {
   plan.weights = inputs.weight_bytes;
   plan.drafter = inputs.drafter_bytes;
   plan.runtime = kRuntimeBytes;
+  plan.prefixes = inputs.prefix_bytes;
 
   uint64_t channels = 0, widest_query = 0, widest_kv = 0, kv_values = 0;
   std::vector<CacheLayer> layers;

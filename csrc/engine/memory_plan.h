@@ -24,7 +24,8 @@ struct MemoryInputs {
   bool fast = true;
   bool native = false;  // the layers run without a graph
   KvType kv_type = KvType::kF16;
-  int64_t max_context = 0;  // that these graphs allow
+  int64_t max_context = 0;    // that these graphs allow
+  uint64_t prefix_bytes = 0;  // budget of the prefix cache
 };
 
 // Bytes by part. File-mapped weights count: decoding touches all of them for every token.
@@ -36,8 +37,9 @@ struct MemoryPlan {
   uint64_t cache = 0;        // of one session, full
   uint64_t activations = 0;  // of the largest step
   uint64_t runtime = 0;      // libraries and tokenizer
+  uint64_t prefixes = 0;     // the prefix cache, full
 
-  uint64_t total() const { return weights + drafter + graphs + cache + activations + runtime; }
+  uint64_t total() const { return weights + drafter + graphs + cache + activations + runtime + prefixes; }
 };
 
 // "f32", "f16" or "int8"; kInvalidRequest for anything else.

@@ -84,6 +84,7 @@ Status Session::catch_up(int64_t until) {
   }
   Status status;
   const int64_t start = cached_;
+  if (cached_ == 0) reuse_prefix(until);
   while (cached_ < until && status.ok()) {
     const int64_t piece = std::min(kPrefillPiece, until - cached_), take = whole_blocks(soft, cached_, piece);
     int64_t done = 0;
@@ -147,7 +148,7 @@ Status Session::append(std::span<const int32_t> ids, std::vector<Span> spans) {
   prefilled_ = 0;
   ++changes_;
   const auto start = Clock::now();
-  const int64_t before = position();
+  const int64_t before = position(), reused = stats_.reused_tokens;
   tokens_.insert(tokens_.end(), ids.begin(), ids.end());
   std::move(spans.begin(), spans.end(), std::back_inserter(spans_));
   // The last token waits: the step that needs its logits runs it. A soft one cannot be run alone.
@@ -156,9 +157,11 @@ Status Session::append(std::span<const int32_t> ids, std::vector<Span> spans) {
     truncate(status.code() == Code::kInvalidRequest ? before : std::max(before, cached_));
     trim_cache();
   }
-  stats_.prefill_tokens += position() - before;
+  // What was computed again, or taken over, before `before` is neither.
+  stats_.prefill_tokens += position() - std::max(before, std::min(position(), stats_.reused_tokens - reused));
   stats_.prefill_seconds += seconds_since(start);
   publish();
+  if (status.ok()) remember_prefix();
   return status;
 }
 
@@ -179,7 +182,7 @@ Status Session::logits(std::span<const int32_t> ids, float* out) {
   return status;
 }
 
-Status Session::rewind(int64_t target) {
+Status Session::rewind(int64_t target, bool refill) {
   if (target < 0 || target > position()) {
     return {Code::kInvalidRequest, "cannot rewind to " + std::to_string(target) + ": the session holds " +
                                        std::to_string(position()) + " tokens"};
@@ -191,10 +194,57 @@ Status Session::rewind(int64_t target) {
                   std::to_string(span.first) + ") or its end (" + std::to_string(span.end()) + ")"};
     }
   }
+  if (!refill) TANDEM_RETURN_IF_ERROR(check_window(target));
   ++changes_;
   truncate(target);
   ngrams_.truncate(target);
   trim_cache();
+  return {};
+}
+
+Status Session::check_window(int64_t target) const {
+  // As trim_cache(): the token before `target` runs again, unless it is soft.
+  const auto soft_end = [&](int64_t position) {
+    return std::any_of(spans_.begin(), spans_.end(), [&](const Span& span) {
+      return span.first < position && (position == span.end() || (!span.block() && position < span.end()));
+    });
+  };
+  const int64_t needed = soft_end(target) ? target : target - 1, least = cache_->resume_from();
+  if (needed <= 0 || cached_ <= needed || needed >= least) return {};
+  int64_t possible = soft_end(least) ? least : least + 1;
+  for (const Span& span : spans_) {
+    if (span.block() && span.first < possible && possible < span.end()) possible = span.end();
+  }
+  return {Code::kInvalidRequest, "cannot rewind to " + std::to_string(target) +
+                                     " without computing the sequence again: the sliding layers hold no window before "
+                                     "it any more; the least position that needs none is " +
+                                     std::to_string(std::min(possible, position())) +
+                                     " (or rewind to 0, or allow it: refill)"};
+}
+
+Status Session::slide(int64_t pinned) {
+  // Media are kept or dropped as a whole.
+  const auto outside = [&](int64_t at) {
+    for (const Span& span : spans_) {
+      if (span.first < at && at < span.end()) return span.end();
+    }
+    return at;
+  };
+  const int64_t kept = outside(pinned);
+  const int64_t from = outside(std::max(kept, position() - std::max<int64_t>(1, (engine_->max_context() - kept) / 2)));
+  if (kept >= position() || from <= kept || from >= position()) {
+    return {Code::kContextLength, "the context of " + std::to_string(engine_->max_context()) + " tokens is full and " +
+                                      std::to_string(pinned) +
+                                      " pinned ones leave no room; pin fewer tokens (pinned_tokens)"};
+  }
+  ++changes_;
+  tokens_.erase(tokens_.begin() + kept, tokens_.begin() + from);
+  std::erase_if(spans_, [&](const Span& span) { return span.first >= kept && span.first < from; });
+  for (Span& span : spans_) {
+    if (span.first >= from) span.first -= from - kept;
+  }
+  ngrams_.truncate(kept);
+  if (cached_ > kept) cached_ = cache_->rewind(kept);
   return {};
 }
 
@@ -263,6 +313,11 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, const S
         Code::kInvalidRequest,
         "simulate_acceptance measures a drafter: it needs a bundle with one, open with drafter 'auto' or 'on'");
   }
+  if (params.pinned_tokens > session.engine().max_context() - 2) {
+    return Status(Code::kInvalidRequest, "pinned_tokens is " + std::to_string(params.pinned_tokens) +
+                                             ", which leaves no room in a context of " +
+                                             std::to_string(session.engine().max_context()) + "; pin fewer");
+  }
   TANDEM_RETURN_IF_ERROR(session.check_can_step());
   session.cancelled_ = false;
   session.stats_.time_to_first_token = 0;
@@ -273,6 +328,7 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, const S
 
 Generation::~Generation() {
   end_round();
+  session_.remember_prefix();
   session_.publish();
 }
 
@@ -373,11 +429,14 @@ void Generation::end_round() {
 
 Result<std::optional<Token>> Generation::next() {
   if (finish_ != FinishReason::kNone) return std::optional<Token>();
-  if (session_.position() >= session_.engine().max_context()) {
-    finish_ = FinishReason::kContext;
-    return std::optional<Token>();
-  }
   const auto start = Clock::now();
+  if (session_.position() >= session_.engine().max_context()) {
+    if (params_.pinned_tokens < 0) {
+      finish_ = FinishReason::kContext;
+      return std::optional<Token>();
+    }
+    TANDEM_RETURN_IF_ERROR(session_.slide(params_.pinned_tokens));
+  }
   if (session_.cancelled_) {
     finish_ = FinishReason::kCancelled;
     return std::optional<Token>();
@@ -410,7 +469,7 @@ Result<std::optional<Token>> Generation::next() {
     finish_ = FinishReason::kStop;
   } else if (produced_ >= params_.max_tokens) {
     finish_ = FinishReason::kLength;
-  } else if (session_.position() >= session_.engine().max_context()) {
+  } else if (session_.position() >= session_.engine().max_context() && params_.pinned_tokens < 0) {
     finish_ = FinishReason::kContext;
   }
   if (finish_ != FinishReason::kNone && !stop_.matched()) {

@@ -50,9 +50,26 @@ class Session {
   // Appends ids and writes the logits that follow each, float32 [ids.size(), vocab_size], to `out`.
   Status logits(std::span<const int32_t> ids, float* out);
 
-  // Forgets everything from `position` on (0 <= position <= position()). kInvalidRequest for a position inside an
-  // image.
-  Status rewind(int64_t position);
+  // Forgets everything from `position` on (0 <= position <= position()). Where the sliding layers no longer hold the
+  // window before that, the next call computes the sequence again from its beginning; with `refill` false that is
+  // refused. kInvalidRequest for that, and for a position inside an image; nothing has changed then.
+  Status rewind(int64_t position, bool refill = true);
+
+  // A session with the same sequence, its statistics begin anew. Keys and values are shared until one of the two writes
+  // (on the fast graphs; on the portable ones they are copied).
+  Result<std::unique_ptr<Session>> clone() const;
+
+  // Writes the sequence with its keys and values to a file that appears as a whole or not at all; Engine::restore()
+  // reads it. What was not computed yet (after a long rewind) is computed first. There is no sampler state to save: it
+  // belongs to a Generation. kInvalidRequest on the portable graphs, kCancelled, kIo.
+  Status save(const std::string& path);
+  static Result<std::unique_ptr<Session>> restore(std::shared_ptr<Engine> engine, const std::string& path);
+
+  // Makes room in a full context: keeps the first `pinned` tokens and the newest half of the rest, images and sounds as
+  // a whole. What follows the pinned ones moves and is computed again by the next call.
+  Status slide(int64_t pinned);
+
+  const std::vector<int32_t>& tokens() const { return tokens_; }  // placeholders where there are soft tokens
 
   // What the drafter expects to follow: at most `count` tokens, none where it cannot say (no drafter, or no step has
   // just been made). Changes nothing.
@@ -86,6 +103,8 @@ class Session {
   Status append(std::span<const int32_t> ids, std::vector<Span> spans);
   // Shortens the sequence, not the cache.
   void truncate(int64_t position);
+  // An error when rewinding to `target` would empty the cache.
+  Status check_window(int64_t target) const;
   // Lets go of what the cache holds beyond the sequence. The newest token, unless it is soft, runs again in its step,
   // so that the window before that token must still be there.
   void trim_cache();
@@ -94,6 +113,19 @@ class Session {
   Status check_can_step() const;
   // Whether the drafter can go on from the last token.
   bool can_draft() const;
+  struct Prefix {
+    std::span<const int32_t> tokens;
+    std::vector<MediaSpan> media;
+  };
+  // What identifies the first `until` tokens, or fewer where media begin whose content is unknown.
+  Prefix known_prefix(int64_t until) const;
+  // Takes over what the engine's prefix cache has of the first `until` tokens. For an empty cache.
+  void reuse_prefix(int64_t until);
+  // Gives it what the cache holds.
+  void remember_prefix() const;
+  // The metadata of a saved session.
+  std::vector<std::byte> describe_media() const;
+  bool read_media(std::span<const std::byte> metadata);
   // Adds what was counted since the last call to the engine's statistics.
   void publish();
   // Brings the cache up to `until` tokens.

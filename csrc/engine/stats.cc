@@ -15,6 +15,7 @@ void add_difference(std::vector<int64_t>& total, const std::vector<int64_t>& aft
 
 void add_difference(Stats& total, const Stats& after, const Stats& before) {
   total.prefill_tokens += after.prefill_tokens - before.prefill_tokens;
+  total.reused_tokens += after.reused_tokens - before.reused_tokens;
   total.prefill_seconds += after.prefill_seconds - before.prefill_seconds;
   total.decode_tokens += after.decode_tokens - before.decode_tokens;
   total.decode_seconds += after.decode_seconds - before.decode_seconds;

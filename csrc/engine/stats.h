@@ -8,7 +8,8 @@ namespace tandem {
 
 // Seconds are wall clock.
 struct Stats {
-  int64_t prefill_tokens = 0;
+  int64_t prefill_tokens = 0;  // that were computed
+  int64_t reused_tokens = 0;   // that the prefix cache had
   double prefill_seconds = 0;
   int64_t decode_tokens = 0;
   double decode_seconds = 0;  // model and sampling, from a token's request to its return

@@ -159,6 +159,23 @@ void PrefixCache::shrink() {
   }
 }
 
+std::vector<std::shared_ptr<const void>> PrefixCache::states() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<const Entry*> order;
+  for (const auto& [name, entry] : entries_) order.push_back(&entry);
+  std::sort(order.begin(), order.end(), [](const Entry* a, const Entry* b) { return a->used > b->used; });
+  std::vector<std::shared_ptr<const void>> out;
+  for (const Entry* entry : order) out.push_back(entry->state);
+  return out;
+}
+
+void PrefixCache::erase(const void* state) {
+  const std::lock_guard lock(mutex_);
+  const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const auto& item) { return item.second.state.get() == state; });
+  if (found != entries_.end()) erase(found);
+}
+
 void PrefixCache::set_budget(uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   budget_ = bytes;

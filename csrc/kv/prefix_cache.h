@@ -60,6 +60,11 @@ class PrefixCache {
   bool insert(const PrefixKey& key, std::shared_ptr<const void> state, int64_t resume_from,
               std::span<const PageUse> pages);
 
+  // Every state, the last used first.
+  std::vector<std::shared_ptr<const void>> states() const;
+  // Gives a state up, if it is there.
+  void erase(const void* state);
+
   // Changing the budget gives up states until they fit.
   void set_budget(uint64_t bytes);
   void clear();

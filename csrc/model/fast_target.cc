@@ -47,7 +47,15 @@ class FastTarget::FastCache : public TargetCache {
     hidden_rows_ = 0;
     return 0;
   }
+  Result<std::unique_ptr<TargetCache>> clone() const override {
+    auto copy = std::make_unique<FastCache>(kv_->clone(), bytes_);
+    copy->keep_hidden(hidden_start_, hidden_rows_, hidden_.data(), hidden_size_);
+    return std::unique_ptr<TargetCache>(std::move(copy));
+  }
+  int64_t resume_from() const override { return kv_->resume_from(); }
+  std::vector<PageUse> pages() const override { return kv_->pages(); }
   SequenceCache& kv() { return *kv_; }
+  const SequenceCache& kv() const { return *kv_; }
   void set(std::unique_ptr<SequenceCache> kv, uint64_t bytes) {
     kv_ = std::move(kv);
     bytes_ = bytes;
@@ -408,6 +416,20 @@ Status FastTarget::score(TargetCache& cache, int64_t start, std::span<const int3
     *done += take;
   }
   return {};
+}
+
+Status FastTarget::save(const TargetCache& cache, const std::string& path, const Snapshot& snapshot) const {
+  return save_snapshot(path, snapshot, static_cast<const FastCache&>(cache).kv());
+}
+
+Result<Snapshot> FastTarget::restore(TargetCache& cache, const std::string& path, const Sha256Digest& bundle) const {
+  auto& own = static_cast<FastCache&>(cache);
+  TANDEM_ASSIGN_OR_RETURN(auto kv, SequenceCache::create(layers_, max_context_, max_rows(), kv_type_));
+  TANDEM_ASSIGN_OR_RETURN(Snapshot snapshot, restore_snapshot(path, bundle, *kv, pool_->threads()));
+  const uint64_t bytes = SequenceCache::reserved_bytes(layers_, max_context_, kv->max_rows(), kv_type_);
+  own.set(std::move(kv), bytes);  // perhaps wider than a new one: the session had seen a large image
+  own.keep_hidden(0, 0, nullptr, 0);
+  return snapshot;
 }
 
 SequenceCache& FastTarget::kv(TargetCache& cache) { return static_cast<FastCache&>(cache).kv(); }

@@ -50,6 +50,9 @@ class FastTarget : public Target {
                  const std::atomic<bool>& cancelled, int64_t* done) override;
   Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
                float* logits, int64_t* done) override;
+  // The hidden state that a drafter needs is not saved: it drafts again after the first step.
+  Status save(const TargetCache& cache, const std::string& path, const Snapshot& snapshot) const override;
+  Result<Snapshot> restore(TargetCache& cache, const std::string& path, const Sha256Digest& bundle) const override;
 
   // For the drafter, which works on the same cache, threads and embeddings.
   static SequenceCache& kv(TargetCache& cache);

@@ -18,13 +18,21 @@ class PortableCache : public TargetCache {
 
   int64_t rewind(int64_t position) override { return position; }
   uint64_t bytes() const override;
+  Result<std::unique_ptr<TargetCache>> clone() const override;  // a copy of what was written
+  int64_t resume_from() const override { return 1; }
+  std::vector<PageUse> pages() const override;
+
+  // Must be called when positions up to `end` (exclusive) have been written.
+  void written(int64_t end) { high_water_ = high_water_ > end ? high_water_ : end; }
 
   // The buffer for the tensor of this name; nullptr when there is none.
   litert::RtTensorBuffer find(const std::string& name) const;
 
  private:
-  std::vector<std::string> names_;
+  std::shared_ptr<const litert::Library> library_;
+  std::vector<litert::TensorInfo> infos_;
   std::vector<litert::HostTensor> tensors_;
+  int64_t high_water_ = 0;
 };
 
 // True for names of cache tensors.

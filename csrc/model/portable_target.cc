@@ -169,7 +169,7 @@ Status PortableTarget::embed(Step& step, int64_t start, std::span<const int32_t>
   return {};
 }
 
-Status PortableTarget::run(Step& step, const PortableCache& cache, int64_t start, std::span<const int32_t> ids,
+Status PortableTarget::run(Step& step, PortableCache& cache, int64_t start, std::span<const int32_t> ids,
                            std::span<const SoftRows> soft) {
   const auto count = static_cast<int64_t>(ids.size());
   if (step.tokens == nullptr) TANDEM_RETURN_IF_ERROR(embed(step, start, ids, soft));
@@ -186,6 +186,7 @@ Status PortableTarget::run(Step& step, const PortableCache& cache, int64_t start
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (outputs[i] == nullptr) outputs[i] = cache.find(step.signature->outputs[i].name);
   }
+  cache.written(start + count);
   return compiled_.run(*step.signature, inputs, outputs);
 }
 
@@ -248,6 +249,16 @@ Status PortableTarget::score(TargetCache& cache, int64_t start, std::span<const 
     *done += take;
   }
   return {};
+}
+
+Status PortableTarget::save(const TargetCache&, const std::string& path, const Snapshot&) const {
+  return {Code::kInvalidRequest, "cannot save a session of the portable graphs to '" + path +
+                                     "'; open the engine with graph='fast', or keep the tokens and prefill them again"};
+}
+
+Result<Snapshot> PortableTarget::restore(TargetCache&, const std::string& path, const Sha256Digest&) const {
+  return Status(Code::kInvalidRequest, "cannot restore the session in '" + path +
+                                           "' on the portable graphs; open the engine with graph='fast'");
 }
 
 }  // namespace tandem

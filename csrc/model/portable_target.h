@@ -31,6 +31,9 @@ class PortableTarget : public Target {
                  const std::atomic<bool>& cancelled, int64_t* done) override;
   Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
                float* logits, int64_t* done) override;
+  // Both refuse: such caches have no file format.
+  Status save(const TargetCache& cache, const std::string& path, const Snapshot& snapshot) const override;
+  Result<Snapshot> restore(TargetCache& cache, const std::string& path, const Sha256Digest& bundle) const override;
 
  private:
   // One signature with its own input and output buffers; KV buffers are bound per call.
@@ -52,7 +55,7 @@ class PortableTarget : public Target {
   static Result<Step> make_step(const std::shared_ptr<const litert::Library>& library,
                                 const litert::Signature& signature);
   // Runs `ids` (at most step.rows of them, the rest is padding) at `start`.
-  Status run(Step& step, const PortableCache& cache, int64_t start, std::span<const int32_t> ids,
+  Status run(Step& step, PortableCache& cache, int64_t start, std::span<const int32_t> ids,
              std::span<const SoftRows> soft);
   // Fills the embeddings of a step that takes them.
   Status embed(Step& step, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft);

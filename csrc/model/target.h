@@ -6,8 +6,11 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "base/status.h"
+#include "kv/snapshot.h"
 
 namespace tandem {
 
@@ -20,6 +23,13 @@ class TargetCache {
   virtual int64_t rewind(int64_t position) = 0;
   // Bytes reserved for keys and values; those of tokens that were never there take no memory.
   virtual uint64_t bytes() const = 0;
+  // A cache with the same content; neither sees what is written to the other later. May run on several threads at once
+  // while nobody writes. kOutOfMemory where content has to be copied.
+  virtual Result<std::unique_ptr<TargetCache>> clone() const = 0;
+  // The least position above 0 that rewind() keeps.
+  virtual int64_t resume_from() const = 0;
+  // What it holds in memory, for whoever counts that; caches that share a page report the same id.
+  virtual std::vector<PageUse> pages() const = 0;
 };
 
 // Rows of a prompt whose embeddings are given instead of looked up: an image, or sound.
@@ -62,6 +72,12 @@ class Target {
   // Appends `ids` and writes the logits after each, float32 [ids.size(), vocab_size], to `logits`. `*done` as above.
   virtual Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
                        const std::atomic<bool>& cancelled, float* logits, int64_t* done) = 0;
+
+  // Writes `snapshot`, with what the cache holds below snapshot.position, to a file that appears as a whole or not at
+  // all. kInvalidRequest where such caches cannot be saved; kIo.
+  virtual Status save(const TargetCache& cache, const std::string& path, const Snapshot& snapshot) const = 0;
+  // Fills a new cache from such a file of the same bundle; errors (as restore_snapshot()) leave it as it was.
+  virtual Result<Snapshot> restore(TargetCache& cache, const std::string& path, const Sha256Digest& bundle) const = 0;
 };
 
 }  // namespace tandem

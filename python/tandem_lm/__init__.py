@@ -19,7 +19,7 @@ from .errors import (
 from .media import Audio, Image, Video
 from .perplexity import Perplexity, measure_perplexity
 from .text import Tokenizer
-from .types import EngineInfo, SamplingParams, Stats, Token
+from .types import EngineInfo, PrefixStats, SamplingParams, Stats, Token
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "InvalidRequestError",
     "OutOfMemoryError",
     "Perplexity",
+    "PrefixStats",
     "SamplingParams",
     "Session",
     "Stats",

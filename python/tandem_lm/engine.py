@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from . import _checks, library
 from ._interrupt import interruptible
-from .errors import BackendError, BundleError, Cancelled, InvalidRequestError, translated
+from ._process import ProcessBound
+from .errors import BackendError, BundleError, Cancelled, FileError, InvalidRequestError, translated
 from .text import Tokenizer
-from .types import EngineInfo, SamplingParams, SoftTokens, Stats, Token
+from .types import EngineInfo, PrefixStats, SamplingParams, SoftTokens, Stats, Token
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     Part: TypeAlias = str | int | Image | Audio | Video | SoftTokens
 PathLike = str | os.PathLike[str]
+
+_PREFIX_BYTES = 2**30  # of the prefix cache, where only its folder is named
 
 
 def native_module() -> Any:
@@ -53,7 +56,7 @@ def _not_yet(what: str, instead: str) -> NoReturn:
     raise InvalidRequestError(f"{what} is not supported by this version; {instead}")
 
 
-class Engine:
+class Engine(ProcessBound):
     """A loaded bundle: the weights, shared by all its sessions. Thread-safe.
 
     `num_threads` None: one per physical core. `max_context` None: what the bundle was made for. The first load prepares
@@ -64,6 +67,12 @@ class Engine:
 
     `drafter` is about speculative decoding, which gives the same text sooner: "auto" drafts tokens where that pays
     (with the bundle's drafter, or by looking up repeated text), "on" always, "off" never. It needs the fast graphs.
+
+    `prefix_cache` is a budget in bytes for beginnings of sequences that sessions may share, such as a system prompt: a
+    session that begins with what another one had does not compute it again. None or 0: none are kept. The budget counts
+    in the memory plan. With `prefix_cache_dir`, close() writes them to that folder, within the same budget, and an
+    engine of the same bundle, kv_dtype and max_context finds them there (`prefix_cache` None then means 1 GiB). The
+    files hold the text of the prompts; only their owner may read them.
     """
 
     def __init__(
@@ -76,6 +85,8 @@ class Engine:
         drafter: str = "auto",
         cache_dir: PathLike | None = None,
         graph: str = "auto",
+        prefix_cache: int | None = None,
+        prefix_cache_dir: PathLike | None = None,
     ) -> None:
         _checks.choice("backend", backend, ("cpu",))
         _checks.choice("kv_dtype", kv_dtype, ("f16", "f32", "int8"))
@@ -83,6 +94,10 @@ class Engine:
         _checks.choice("drafter", drafter, ("auto", "on", "off"))
         threads = 0 if num_threads is None else _checks.integer("num_threads", num_threads, 1, 1024)
         context = 0 if max_context is None else _checks.integer("max_context", max_context, 1, 2**31 - 1)
+        folder = "" if prefix_cache_dir is None else os.fspath(prefix_cache_dir)
+        prefixes = _PREFIX_BYTES if folder else 0
+        if prefix_cache is not None:
+            prefixes = _checks.integer("prefix_cache", prefix_cache, 0, 2**62)
         where = open_path(path)
         native = native_module()
         with translated():
@@ -95,6 +110,8 @@ class Engine:
                 kv_dtype,
                 graph,
                 drafter,
+                prefixes,
+                folder,
             )
             self.info = EngineInfo.from_native(self._native.info())
             self.tokenizer = Tokenizer(self._native.tokenizer)
@@ -121,8 +138,23 @@ class Engine:
         with translated():
             return Stats.from_native(self._open().stats())
 
+    def prefix_stats(self) -> PrefixStats | None:
+        """What the prefix cache holds and has saved; None for an engine without one."""
+        with translated():
+            stats = self._open().prefix_stats()
+        return None if stats is None else PrefixStats(**stats)
+
     def restore(self, path: PathLike) -> Session:
-        _not_yet(f"restoring a session ({path})", "prefill its tokens again")
+        """The session that save() wrote, as if it had never slept: the file is checked and then mapped, not read again.
+        It may be moved or deleted meanwhile, but must not be changed in place.
+
+        InvalidRequestError: it is of another bundle, kv_dtype or max_context, or the engine runs the portable graphs;
+        ContextLengthError: it is longer than the context; FileError: it is damaged or of another version.
+        """
+        engine = self._open()
+        with translated():
+            native = engine.restore(os.fspath(path))
+            return Session(self, native, native.tokens)
 
     def embed_image(self, image: object, max_soft_tokens: int | None = None) -> npt.NDArray[np.float32]:
         """The embeddings of an image, float32 [soft tokens, hidden_size], read-only. `image`: an Image, or what makes
@@ -159,16 +191,25 @@ class Engine:
         return SoftTokens(made, made.kind, made.rows, native.placeholder(made), made.hash)
 
     def close(self) -> None:
-        """Lets go of the weights. Sessions that are still open keep them alive until they are closed too."""
-        self._native = None
+        """Lets go of the weights. Sessions that are still open keep them alive until they are closed too. Writes the
+        prefix cache to its folder, if it has one; FileError when that fails, the engine is closed nevertheless."""
+        native, self._native = (None if self._foreign else self._native), None
+        if native is not None:
+            with translated():
+                native.write_prefixes()
 
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            self.close()
+        except FileError:
+            if kind is None:  # what went wrong first is what the caller must hear
+                raise
 
     def _open(self) -> Any:
+        self._check_process()
         if self._native is None:
             raise InvalidRequestError("the engine is closed; open a new one with Engine(path)")
         return self._native
@@ -178,13 +219,13 @@ class Engine:
             return self._open().session()
 
 
-class Session:
+class Session(ProcessBound):
     """One sequence: its own KV cache and position. For one thread at a time; only cancel() may come from another."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, native: Any = None, tokens: Sequence[int] = ()) -> None:
         self.engine = engine
-        self._native: Any = engine._open_session()
-        self._tokens: list[int] = []
+        self._native: Any = engine._open_session() if native is None else native  # one that has `tokens`
+        self._tokens: list[int] = list(tokens)
         self._cancelled = False
         self._running: weakref.ref[Generation] | None = None  # weak: a generation that was left lets go of everything
 
@@ -235,12 +276,14 @@ class Session:
         self._running = weakref.ref(generation)
         return generation
 
-    def rewind(self, position: int) -> None:
-        """Shortens the sequence to its first `position` tokens."""
+    def rewind(self, position: int, refill: bool = True) -> None:
+        """Shortens the sequence to its first `position` tokens, at once if that is not far back. Sliding layers keep
+        their window and some 512 tokens more; further back the next call computes the sequence again from its
+        beginning. With `refill` False that is refused: InvalidRequestError names the least position that needs none."""
         native = self._idle()
         target = _checks.integer("position", position, 0, self.position)
         with translated():
-            native.rewind(target)
+            native.rewind(target, bool(refill))
         self._sync()
 
     def cancel(self) -> None:
@@ -261,14 +304,26 @@ class Session:
         return int(self._open().cache_bytes)
 
     def clone(self) -> Session:
-        _not_yet("cloning a session", "open another session and prefill the same tokens (session.tokens)")
+        """A session with the same sequence, independent from now on; its statistics begin anew. The two share memory
+        until they differ, so that this takes microseconds (the portable graphs copy). Ends a generation that runs."""
+        native = self._idle()
+        with translated():
+            return Session(self.engine, native.clone(), self._tokens)
 
     def save(self, path: PathLike) -> None:
-        _not_yet(f"saving a session ({path})", "keep session.tokens and prefill them again")
+        """Writes the sequence, images and sound included, with its keys and values to a file for Engine.restore(), in
+        this process or another. It appears as a whole or not at all, and only its owner may read it. How tokens are
+        chosen is no part of it: that belongs to generate(). Ends a generation that runs.
+
+        FileError: it cannot be written; InvalidRequestError on the portable graphs."""
+        self._begin()
+        native = self._open()
+        with translated():
+            interruptible(lambda: native.save(os.fspath(path)), native.cancel)
 
     def close(self) -> None:
         """Frees the KV cache."""
-        if self._native is not None:
+        if self._native is not None and not self._foreign:
             self._idle()
         self._native = None
         self._tokens = []
@@ -280,6 +335,7 @@ class Session:
         self.close()
 
     def _open(self) -> Any:
+        self._check_process()
         if self._native is None:
             raise InvalidRequestError("the session is closed; open a new one with engine.session()")
         return self._native
@@ -349,6 +405,14 @@ class Session:
     def _appending(self, ids: list[int]) -> _Appending:
         return _Appending(self, self._idle(), ids)
 
+    def _reread(self) -> bool:
+        """After a generation may have dropped tokens to make room: whether the tokens were taken over anew."""
+        native = self._open()
+        if native.position > len(self._tokens):
+            return False
+        self._tokens = list(native.tokens)
+        return True
+
     def _sync(self) -> None:
         """Makes `_tokens` and the native position agree, whichever is longer."""
         native = self._open()
@@ -384,7 +448,7 @@ class _Appending:
         self._session._sync()
 
 
-class Generation(Iterator[Token]):
+class Generation(ProcessBound, Iterator[Token]):
     """A running generation: iterate over it; close() or leaving its `with` block ends it early.
 
     `finish_reason` is "" while it runs, then "stop" (end token or stop string), "length" (max_tokens), "context" (the
@@ -394,28 +458,34 @@ class Generation(Iterator[Token]):
     def __init__(self, session: Session, native: Any, params: SamplingParams) -> None:
         self.finish_reason = ""
         self._session = session
+        self._slides = params.pinned_tokens is not None
         self._native: Any = None
         with translated():
             self._native = native.generate(_native_params(params, session.engine.info))
 
     def __next__(self) -> Token:
+        self._check_process()
         if self._native is None:
             raise StopIteration
         try:
-            with translated():
-                token = self._native.next()
+            try:
+                with translated():
+                    token = self._native.next()
+            finally:
+                moved = self._slides and self._session._reread()
         except BaseException as error:
             self._end("cancelled" if isinstance(error, (Cancelled, KeyboardInterrupt)) else "error")
             raise
         if token is None:
             self._end(str(self._native.finish_reason))
             raise StopIteration
-        self._session._tokens.append(token.id)
+        if not moved:
+            self._session._tokens.append(token.id)
         return Token(token.id, token.text, token.logprob, token.from_draft)
 
     def close(self) -> None:
         """Ends the generation, if it still runs. The session keeps the tokens that were handed out."""
-        if self._native is not None:
+        if self._native is not None and not self._foreign:
             self._end("cancelled")
 
     def __enter__(self) -> Generation:
@@ -444,6 +514,7 @@ def _native_params(params: SamplingParams, info: EngineInfo) -> Any:
     native.frequency_penalty = float(params.frequency_penalty)
     native.seed = secrets.randbits(63) if params.seed is None else params.seed
     native.max_tokens = params.max_tokens
+    native.pinned_tokens = -1 if params.pinned_tokens is None else params.pinned_tokens
     native.drafter = params.drafter
     native.draft_tokens = params.draft_tokens or 0
     native.simulate_acceptance = list(params.simulate_acceptance)

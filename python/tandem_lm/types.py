@@ -97,6 +97,9 @@ class SamplingParams:
     frequency_penalty: float = 0.0  # subtracted per occurrence
     seed: int | None = None  # None draws a new seed for every generation
     max_tokens: int = 256
+    # None: a full context ends the generation (finish_reason "context"). A number: the sequence then keeps its first
+    # `pinned_tokens` tokens and the newest half of the rest, whose keys and values are computed again, and goes on.
+    pinned_tokens: int | None = None
     logprobs: bool = False  # compute Token.logprob
     stop_strings: tuple[str, ...] = ()  # generation ends before the first of them; it is not part of the text
     stop_ids: tuple[int, ...] | None = None  # None: the model's own end tokens
@@ -116,6 +119,8 @@ class SamplingParams:
         _checks.real("presence_penalty", self.presence_penalty, -_INFINITY, _INFINITY)
         _checks.real("frequency_penalty", self.frequency_penalty, -_INFINITY, _INFINITY)
         _checks.integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        if self.pinned_tokens is not None:
+            _checks.integer("pinned_tokens", self.pinned_tokens, 0, 2**31 - 1)
         if self.seed is not None:
             _checks.integer("seed", self.seed, 0, 2**63 - 1)
         _checks.choice("drafter", self.drafter, ("auto", "on", "off"))
@@ -169,7 +174,8 @@ class SoftTokens:
 class Stats:
     """What a session has done since it was opened, or all sessions of an engine together."""
 
-    prefill_tokens: int = 0
+    prefill_tokens: int = 0  # that were computed
+    reused_tokens: int = 0  # that the engine's prefix cache had
     prefill_seconds: float = 0.0
     decode_tokens: int = 0
     decode_seconds: float = 0.0
@@ -221,3 +227,20 @@ class Stats:
     @property
     def decode_tokens_per_second(self) -> float:
         return self.decode_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+
+@dataclass(frozen=True)
+class PrefixStats:
+    """The prefix cache of an engine: what it has been asked for, and what it holds now."""
+
+    lookups: int  # sequences that began from nothing
+    hits: int
+    disk_hits: int  # of them, those that were read from a file
+    tokens_asked: int  # of all lookups
+    tokens_reused: int  # of all hits
+    entries: int  # prefixes in memory
+    evictions: int  # prefixes given up for want of room
+    bytes: int  # in memory
+    budget: int  # most bytes in memory, and most in files
+    disk_entries: int  # prefixes in files, as far as known
+    disk_bytes: int

@@ -248,11 +248,8 @@ def test_options_that_cannot_be_honoured(tiny_gemma4: Path, options: dict[str, A
         tl.Engine(tiny_gemma4, **options)
 
 
-def test_verbs_of_later_versions(engine: tl.Engine, session: tl.Session) -> None:
+def test_verbs_of_later_versions(engine: tl.Engine) -> None:
     for call in (
-        session.clone,
-        lambda: session.save("x"),
-        lambda: engine.restore("x"),
         lambda: engine.conversation(tools=[print]),
         lambda: engine.conversation(thinking=True),
     ):

@@ -17,7 +17,7 @@ from ..engine import Engine
 from ..errors import ContextLengthError, FileError, InvalidRequestError
 from ..media import Audio, Image, Video
 from ..types import SamplingParams
-from .options import add_engine_options, add_sampling_options, open_engine, sampling_params
+from .options import add_engine_options, add_prefix_option, add_sampling_options, open_engine, sampling_params
 from .output import coloured, complain, note, show, work_bar
 
 Attached = dict[str, list[Any]]  # arguments of Conversation.stream
@@ -31,6 +31,7 @@ LOADERS: dict[str, tuple[str, Callable[[str], Any]]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_options(parser)
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
+    add_prefix_option(parser)
     add_sampling_options(parser, 1024, "what the bundle recommends")
 
 

@@ -24,6 +24,14 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_prefix_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prefix-cache",
+        metavar="DIR",
+        help="keep what was computed of the prompt in DIR (up to 1 GiB), for later runs that begin alike",
+    )
+
+
 def add_sampling_options(parser: argparse.ArgumentParser, max_tokens: int, default: str) -> None:
     group = parser.add_argument_group(f"sampling (default: {default})")
     group.add_argument("-n", "--max-tokens", type=int, default=max_tokens, metavar="N", help="default: %(default)s")
@@ -70,6 +78,7 @@ def open_engine(args: argparse.Namespace) -> Engine:
             num_threads=args.threads,
             max_context=args.max_context,
             drafter=getattr(args, "drafter", "auto"),
+            prefix_cache_dir=getattr(args, "prefix_cache", None),
         )
 
 

@@ -19,6 +19,7 @@ from ..types import SamplingParams
 from .options import (
     add_engine_options,
     add_media_options,
+    add_prefix_option,
     add_sampling_options,
     media,
     open_engine,
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--raw", action="store_true", help="no chat template: continue TEXT; special tokens in it count"
     )
     add_media_options(parser)
+    add_prefix_option(parser)
     add_sampling_options(parser, 256, "greedy")
     parser.add_argument("--stats", choices=("json",), help="statistics to stderr when done")
 
