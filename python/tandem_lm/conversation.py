@@ -3,6 +3,9 @@
 Every turn renders the whole history, and only what differs from the tokens already in the session is prefilled again:
 the session is rewound to the common prefix. So an edit of the history, or a template that rewrites old turns, costs
 what it changes and is never wrong. Images and sounds count as the same when their content is.
+
+A sliding conversation leaves the oldest turns out of the prompt when they no longer fit, the system prompt stays. It
+leaves out more than it must, down to half the context, since whatever follows is prefilled again.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ Message = dict[str, Any]
 class Conversation:
     """`history` is a list of {"role", "content"} messages, the system prompt first if there is one; it may be edited
     between turns. A content is a str, or where there are media a list of {"type": "text", "text": str} and
-    {"type": "image", "image": Image}, likewise "audio" and "video". For one thread at a time."""
+    {"type": "image", "image": Image}, likewise "audio" and "video". `forgotten` says how many messages after the system
+    prompt a sliding conversation (`slide`) no longer shows the model. For one thread at a time."""
 
-    def __init__(self, engine: Engine, system: str | None = None) -> None:
+    def __init__(self, engine: Engine, system: str | None = None, slide: bool = False) -> None:
         info, tokenizer = engine.info, engine.tokenizer
         if info.chat_template is None:
             raise InvalidRequestError(
@@ -40,6 +44,8 @@ class Conversation:
         self.session = engine.session()
         self.history: list[Message] = []
         self.finish_reason = ""  # of the last answer
+        self.slide = slide
+        self.forgotten = 0
         if system:
             self.history.append({"role": "system", "content": system})
         self._read: WeakKeyDictionary[Media, list[Placed]] = WeakKeyDictionary()  # what media of the history became
@@ -103,7 +109,7 @@ class Conversation:
     def _stream(
         self, question: Message, params: SamplingParams, progress: Progress | None
     ) -> Generator[str, None, None]:
-        self._prefill([*self.history, question], progress)
+        self._prefill([*self.history, question], params.max_tokens, progress)
         said: list[str] = []
         with self.session.generate(params) as generation:
             try:
@@ -116,12 +122,13 @@ class Conversation:
                 generation.close()
                 self.finish_reason = generation.finish_reason
 
-    def _prefill(self, messages: list[Message], progress: Progress | None) -> None:
-        """Brings the session to the rendered `messages`, keeping the prefix that it already holds."""
+    def _prefill(self, messages: list[Message], answer: int, progress: Progress | None) -> None:
+        """Brings the session to the rendered `messages`, keeping the prefix that it already holds. At most `answer`
+        tokens are to follow."""
         from .prompt import length, without_prefix
 
         self.session._begin()
-        parts = self._render(messages, progress)
+        parts = self._fitting(messages, answer, progress) if self.slide else self._render(messages, progress)
         total = length(parts)
         limit = self.engine.info.max_context
         if total >= limit:
@@ -133,6 +140,31 @@ class Conversation:
         common = min(self.session.common_prefix(parts), total - 1)
         self.session.rewind(common)
         self.session.prefill(without_prefix(parts, common), progress)
+
+    def _fitting(self, messages: list[Message], answer: int, progress: Progress | None) -> list[int | SoftTokens]:
+        """The rendered `messages` without as many of the oldest turns as needed for an answer to fit too."""
+        from .prompt import length
+
+        limit = self.engine.info.max_context
+        head = messages[:1] if messages[0]["role"] == "system" else []
+        turns = messages[len(head) :]
+        begins = [i for i, message in enumerate(turns) if message["role"] == "user"]
+        if self.forgotten not in begins:  # the history was edited
+            self.forgotten = 0
+
+        room = limit - min(answer, limit // 4)
+        for begin in [begin for begin in begins if begin >= self.forgotten]:
+            try:
+                parts = self._render(head + turns[begin:], progress)
+            except ContextLengthError:  # media alone are too long
+                if begin == begins[-1]:
+                    raise
+            else:
+                if length(parts) < (limit if begin == begins[-1] else room):
+                    self.forgotten = begin
+                    break
+            room = limit // 2
+        return parts
 
     def _render(self, messages: list[Message], progress: Progress | None = None) -> list[int | SoftTokens]:
         from .prompt import Messages

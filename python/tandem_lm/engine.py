@@ -122,16 +122,21 @@ class Engine(ProcessBound):
         return Session(self)
 
     def conversation(
-        self, system: str | None = None, tools: Sequence[Callable[..., Any]] | None = None, thinking: bool = False
+        self,
+        system: str | None = None,
+        tools: Sequence[Callable[..., Any]] | None = None,
+        thinking: bool = False,
+        slide: bool = False,
     ) -> Conversation:
-        """A chat with the model, by its own template."""
+        """A chat with the model, by its own template. When the context is full, `slide` leaves the oldest turns out of
+        what the model sees, but not the system prompt; without it ContextLengthError is raised."""
         from .conversation import Conversation
 
         if tools:
             _not_yet("tools", "leave tools empty")
         if thinking:
             _not_yet("thinking", "use thinking=False")
-        return Conversation(self, system=system)
+        return Conversation(self, system=system, slide=slide)
 
     def stats(self) -> Stats:
         """What all sessions of the engine have done together, those that are closed included."""

@@ -57,6 +57,24 @@ TEST(the_longest_common_beginning_is_found) {
   CHECK_EQ(number(find(cache, {})), -1);
 }
 
+TEST(states_are_listed_and_given_up) {
+  PrefixCache cache(kPlenty);
+  CHECK(cache.states().empty());
+  const auto first = state(1), second = state(2);
+  const PageUse one = page(1, 10), two = page(2, 10);
+  CHECK(cache.insert({Tokens{1, 2, 3}, {}}, first, 1, {&one, 1}));
+  CHECK(cache.insert({Tokens{4, 5}, {}}, second, 1, {&two, 1}));
+  CHECK(cache.states().front() == second);
+  CHECK_EQ(number(find(cache, {1, 2, 7})), 1);
+  CHECK(cache.states().front() == first);  // the last used
+  CHECK_EQ(cache.states().size(), std::size_t{2});
+  cache.erase(first.get());
+  cache.erase(first.get());  // no longer there
+  CHECK_EQ(cache.states().size(), std::size_t{1});
+  CHECK_EQ(number(find(cache, {1, 2, 7})), -1);
+  CHECK_EQ(cache.stats().bytes, uint64_t{10 + 2 * 8});
+}
+
 TEST(a_state_serves_only_what_it_can_be_rewound_to) {
   PrefixCache cache(kPlenty);
   CHECK(insert(cache, {1, 2, 3, 4, 5, 6}, 1, {page(1, 10)}, 5));

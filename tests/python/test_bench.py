@@ -103,3 +103,16 @@ def test_roofline() -> None:
     assert prompt is not None and prompt.bytes == 10000 and prompt.bound == "int8"
     assert prompt.seconds == (513 * macs + 3200) / 10
     assert roofline(model, 5000, 512, 0, 0, "f16", {}) is None
+
+
+def test_sessions(tiny_gemma3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sessions
+
+    out = tmp_path / "out.json"
+    options = ["-d", "100", "-r", "2", "--folder", str(tmp_path), "--json", str(out)]
+    monkeypatch.setattr(sys, "argv", ["sessions.py", str(tiny_gemma3), *options])
+    sessions.main()
+    found = json.loads(out.read_text())
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in found["samples"].values())
+    assert found["formula_bytes"] == pytest.approx(found["file_bytes"], rel=0.1)  # the header of a tiny file counts
+    assert list(tmp_path.iterdir()) == [out]

@@ -160,3 +160,34 @@ def test_template_failures_are_clean(source: str) -> None:
 def test_template_that_does_not_compile() -> None:
     with pytest.raises(tl.BundleError, match="does not compile"):
         ChatTemplate("{% if %}")
+
+
+def test_a_sliding_conversation_forgets_the_oldest_turns(engine: tl.Engine) -> None:
+    questions = [
+        f"the fox and the {word}" for word in ("dog", "sun", "moon", "river", "story", "world", "test", "model")
+    ]
+    with engine.conversation(system="be brief") as full, pytest.raises(tl.ContextLengthError):
+        for question in questions:
+            full.send(question, SHORT)
+    with engine.conversation(system="be brief", slide=True) as chat:
+        answers, forgotten = [], []
+        for question in questions:
+            answers.append(chat.send(question, SHORT))
+            forgotten.append(chat.forgotten)
+            turns = [
+                (role, text)
+                for q, a in zip(questions, answers, strict=False)
+                for role, text in (("user", q), ("model", a))
+            ]
+            expected = prompt_of(chat, ("system", "be brief"), *turns[chat.forgotten : -1])
+            assert list(chat.session.tokens[: len(expected)]) == expected
+        assert len(chat.history) == 1 + 2 * len(questions)
+        assert forgotten[0] == 0 < forgotten[-1] and forgotten == sorted(forgotten)
+        assert len(set(forgotten)) < len(questions) / 2  # not with every turn
+        before = chat.forgotten
+        with pytest.raises(tl.ContextLengthError):
+            chat.send("the lazy dog " * 100, SHORT)
+        assert chat.forgotten == before and len(chat.history) == 1 + 2 * len(questions)
+        del chat.history[1:]
+        chat.send("again", SHORT)
+        assert chat.forgotten == 0

@@ -32,13 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_engine_options(parser)
     parser.add_argument("--system", metavar="TEXT", help="system prompt")
     add_prefix_option(parser)
+    parser.add_argument("--slide", action="store_true", help="forget the oldest turns when the context is full")
     add_sampling_options(parser, 1024, "what the bundle recommends")
 
 
 def execute(args: argparse.Namespace) -> int:
     with open_engine(args) as engine:
         params = sampling_params(args, engine, recommended=True)
-        chat = engine.conversation(system=args.system)
+        chat = engine.conversation(system=args.system, slide=args.slide)
         interactive = sys.stdin.isatty()
         if interactive:
             with contextlib.suppress(ImportError):
@@ -68,7 +69,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def _fresh(engine: Engine, old: Conversation, system: str | None) -> Conversation:
     old.close()
-    return engine.conversation(system=system)
+    return engine.conversation(system=system, slide=old.slide)
 
 
 def _attach(attached: Attached, command: str, file: str, interactive: bool) -> None:
