@@ -385,6 +385,9 @@ def test_no_pickles_and_no_copies(plain: tl.Engine) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.skipif(
+    "tsan" in os.environ.get("LD_PRELOAD", ""), reason="ThreadSanitizer ends children that make threads"
+)
 def test_a_child_process_is_told(plain: tl.Engine) -> None:
     session = begun(plain, [2, 30, 31])
     run = session.generate(tl.SamplingParams(max_tokens=5, stop_ids=()))
