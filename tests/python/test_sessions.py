@@ -414,3 +414,28 @@ def test_a_child_process_is_told(plain: tl.Engine) -> None:
     assert process.exitcode == 0 and len(told) == 5
     assert all("parent process" in message and "spawn" in message for message in told)
     assert len(list(run)) == 4  # the parent is not disturbed
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc")
+def test_nothing_is_left_behind(plain: tl.Engine, tmp_path: Path) -> None:
+    def holdings() -> tuple[int, int, int]:
+        fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return len(list(Path("/proc/self/fd").iterdir())), int(fields["Threads"]), int(fields["VmRSS"].split()[0])
+
+    session = begun(plain, np.random.default_rng(0).integers(0, 400, 1200).tolist())
+
+    def cycle() -> None:
+        session.save(tmp_path / "a")
+        with plain.restore(tmp_path / "a") as restored, session.clone() as clone:
+            assert greedy(restored, 3) == greedy(clone, 3)
+
+    for _ in range(10):
+        cycle()
+    files, threads, memory = holdings()
+    asleep = [plain.restore(tmp_path / "a") for _ in range(30)]  # a mapping each, but no descriptor
+    assert holdings()[0] == files
+    del asleep
+    for _ in range(100):
+        cycle()
+    assert holdings()[:2] == (files, threads)
+    assert holdings()[2] < memory + 8 * 1024  # KiB; a session takes some 1500
