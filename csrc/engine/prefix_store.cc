@@ -147,7 +147,7 @@ PrefixStore::Found PrefixStore::find(const PrefixKey& request) {
   bool from_disk = false;
   if (!folder_.empty()) {
     PrefixCache::Hit filed = disk_.find(request, most);
-    if (filed.tokens >= hit.tokens + kLeastTokens) {  // a file is read as a whole
+    if (filed.tokens >= hit.tokens + kLeastTokens) {         // a file is read as a whole
       const std::shared_ptr<const void> file = filed.state;  // stays while it is read
       filed.state = read(*static_cast<const File*>(file.get()));
       from_disk = filed.state != nullptr;

@@ -438,4 +438,5 @@ def test_nothing_is_left_behind(plain: tl.Engine, tmp_path: Path) -> None:
     for _ in range(100):
         cycle()
     assert holdings()[:2] == (files, threads)
-    assert holdings()[2] < memory + 8 * 1024  # KiB; a session takes some 1500
+    if "san" not in os.environ.get("LD_PRELOAD", ""):  # sanitizers keep what was freed for a while
+        assert holdings()[2] < memory + 8 * 1024  # KiB; a session takes some 1500
