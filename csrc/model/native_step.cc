@@ -7,7 +7,7 @@
 namespace tandem {
 namespace {
 
-constexpr int64_t kVector = 64;           // floats that a norm takes at a time
+constexpr int64_t kVector = 64;           // floats that a norm takes at a time; outputs of the widest group
 constexpr int64_t kPieceBytes = 1 << 19;  // of a matrix that a thread takes at a time, at most: half of an L2 cache
 constexpr int64_t kLeastPiece = 1 << 15;
 constexpr int64_t kThreadPieces = 2;      // pieces for every thread, so that none waits long for another
@@ -161,20 +161,24 @@ void NativeStep::multiply(std::span<const Product> products, int rows) {
 }
 
 void NativeStep::multiply_gated(const Matrices& layer, int rows) {
-  const int64_t groups = layer.gate.groups(), size = layer.gate.group(), width = layer.gate.outputs;
-  const int64_t bytes = 2 * layer.gate.bytes();
-  const int64_t pieces = std::clamp<int64_t>(bytes / piece_bytes(bytes), 1, groups);
+  // In outputs and not in groups: the two matrices may differ in their bits. kVector is a multiple of either group.
+  const int64_t width = layer.gate.outputs, vectors = width / kVector;
+  const int64_t bytes = layer.gate.bytes() + layer.up.bytes();
+  const int64_t pieces = std::clamp<int64_t>(bytes / piece_bytes(bytes), 1, vectors);
   share(pieces, bytes, rows, [&](int64_t piece, int start, int count) {
-    const int64_t end = groups * (piece + 1) / pieces;
+    const int64_t end = vectors * (piece + 1) / pieces * kVector;
     for (int row = start; row < start + count; row += kRowBlock) {
       const int block = std::min(kRowBlock, start + count - row);
-      const int64_t most = kUpFloats / (block * size);
-      for (int64_t first = groups * piece / pieces; first < end; first += most) {
-        const int64_t last = std::min(first + most, end), outputs = (last - first) * size;
+      const int64_t most = kUpFloats / block / kVector * kVector;
+      for (int64_t first = vectors * piece / pieces * kVector; first < end; first += most) {
+        const int64_t last = std::min(first + most, end), outputs = last - first;
+        const auto multiply_part = [&](const PackedMatrix& matrix, float* out, int64_t stride) {
+          linear(matrix, bytes_.from(row), block, first / matrix.group(), last / matrix.group(), out, stride);
+        };
         float up[kUpFloats];
-        float* gate = floats(gate_) + row * width + first * size;
-        linear(layer.gate, bytes_.from(row), block, first, last, gate, width);
-        linear(layer.up, bytes_.from(row), block, first, last, up, outputs);
+        float* gate = floats(gate_) + row * width + first;
+        multiply_part(layer.gate, gate, width);
+        multiply_part(layer.up, up, outputs);
         for (int r = 0; r < block; ++r) gated_gelu(up + r * outputs, outputs, gate + r * width);
       }
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,20 @@ def logits(bundle: Path, cuts: list[int], **options: str) -> tuple[np.ndarray, b
 def test_steps_equal_the_graphs(
     bundle: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, kind: str, quant: str
 ) -> None:
-    path = bundle(kind, quant)
+    check_steps(bundle(kind, quant), monkeypatch)
+
+
+@pytest.mark.parametrize("wide", ["q|o", "k|v|down", "gate", "up"])
+def test_matrices_of_a_layer_may_differ_in_bits(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wide: str
+) -> None:
+    recipe, path = tmp_path / "mixed.json", tmp_path / "mixed.litertlm"
+    recipe.write_text(json.dumps({rf"layers\.\d+\.({wide})\.weight": "int8", "default": "int4-channel"}))
+    convert(checkpoint("gemma4"), path, quant=str(recipe), context=128)
+    check_steps(path, monkeypatch)
+
+
+def check_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, native = logits(path, [1] * 20)
     if not native:
         pytest.skip("this machine has no VNNI")
