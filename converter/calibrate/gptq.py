@@ -10,7 +10,7 @@ cost, which neither can raise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,46 +19,38 @@ from ..quantize import LEVELS, Quantized, Scheme, pack, round_scale
 
 F32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
-BLOCK = 128  # columns whose mutual feedback is applied at once
+BLOCK = 64  # columns that are taken one by one, before the rest hears of them
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal
 SWEEPS = 3  # of descent after the first rounding
 GRID = 24  # scales tried for a group before its rounding
-
-
-@dataclass
-class Moments:
-    """Second moments of a matrix's inputs: `sum` [I, I] over all rows that were added."""
-
-    sum: F32
-
-    @staticmethod
-    def zeros(size: int) -> Moments:
-        return Moments(np.zeros((size, size), np.float32))
-
-    def add(self, x: F32) -> None:
-        self.sum += x.T @ x
-
-
-def damped(moments: F32, damping: float = DAMPING) -> F32:
-    """A copy with `damping` times the mean diagonal added; an input that never varies gets weight as well."""
-    out: F32 = moments.copy()
-    diagonal = np.einsum("ii->i", out)
-    mean = float(diagonal.mean(dtype=np.float64))
-    diagonal += np.float32(damping * mean if mean > 0 else 1)
-    return out
 
 
 class Rounder:
     """Quantises matrices that share their inputs (q, k and v; gate and up): the factorisation is made once."""
 
     def __init__(self, moments: F32) -> None:
-        """`moments` [I, I], damped: positive definite."""
-        diagonal = np.diagonal(moments)
+        """`moments` [I, I]; DAMPING of their mean is added to the diagonal, so that an input that never varies gets
+        weight as well. They change in place."""
+        diagonal = np.einsum("ii->i", moments)  # a view
+        mean = float(diagonal.mean(dtype=np.float64))
+        diagonal += np.float32(DAMPING * mean if mean > 0 else 1)
         self.order = np.argsort(-diagonal, kind="stable")
         self.h = np.ascontiguousarray(moments[np.ix_(self.order, self.order)])
         self.c = np.ascontiguousarray(np.linalg.cholesky(self.h[::-1, ::-1])[::-1, ::-1].T)
         self.importance: F32 = np.empty(len(diagonal), np.float32)  # of a rounding error, in the matrix's own order
         self.importance[self.order] = np.square(np.diagonal(self.c))
+
+    @staticmethod
+    def of(inputs: Iterable[F32]) -> Rounder:
+        """For the inputs [tokens, I] of all sequences, taken one at a time."""
+        moments: F32 | None = None
+        for x in inputs:
+            if moments is None:
+                moments = x.T @ x
+            else:
+                moments += x.T @ x
+        assert moments is not None
+        return Rounder(moments)
 
     def rescale(self, factors: F32) -> None:
         """For weights whose columns were multiplied by `factors` [I], so that the inputs are divided by them."""
@@ -72,17 +64,15 @@ class Rounder:
         """[O, I] -> what is stored. Its error has "output" as well, the relative error of the matrix's output."""
         rows, cols = weights.shape
         block = scheme.block or cols
-        w = np.ascontiguousarray(
-            weights[:, self.order].T
-        )  # [I, O], as everything below: columns are touched one by one
+        # [I, O], as everything below: columns are touched one by one
+        w = np.ascontiguousarray(weights[:, self.order].T)
         group = self.order // block  # of each column
         scales = np.ascontiguousarray(search_scales(weights, scheme, self.importance)[0].T)
         q = self._feedback(w, scales, group, LEVELS[scheme.bits])
         error = w - q * scales[group]
-        gradient = self.h @ error
         for _ in range(sweeps):
-            self._refit(q, scales, group, error, gradient, scheme)
-            self._descend(q, scales, group, error, gradient, LEVELS[scheme.bits])
+            self._refit(q, scales, group, error, scheme)
+            self._descend(q, scales, group, error, LEVELS[scheme.bits])
         cost = float(np.vdot(error, self.h @ error))
         total = float(np.vdot(w, self.h @ w))
         integers = np.empty((rows, cols), np.int8)
@@ -112,37 +102,30 @@ class Rounder:
                 errors[i] = w[i] - q[i] * scale
         return q
 
-    def _descend(
-        self, q: F32, scales: F32, group: Index, error: F32, gradient: F32, levels: tuple[float, float]
-    ) -> None:
-        """One pass over all columns, each set to its best integers given the rest. Everything changes in place."""
+    def _descend(self, q: F32, scales: F32, group: Index, error: F32, levels: tuple[float, float]) -> None:
+        """One pass over all columns, each set to its best integers given the rest. q and error change in place."""
         for first in range(0, len(q), BLOCK):
             last = min(first + BLOCK, len(q))
-            inner = self.h[first:last, first:last]
-            g = gradient[first:last].copy()
-            steps = np.empty_like(g)
+            h = self.h[first:last, first:last]
+            gradient = self.h[first:last] @ error
             for i in range(first, last):
-                scale = scales[group[i]]
-                new = np.clip(np.rint(q[i] + g[i - first] / (self.h[i, i] * scale)), *levels)
+                at, scale = i - first, scales[group[i]]
+                new = np.clip(np.rint(q[i] + gradient[at] / (h[at, at] * scale)), *levels)
                 step = (new - q[i]) * scale
-                steps[i - first], q[i] = step, new
-                g -= np.outer(inner[i - first], step)
-            error[first:last] -= steps
-            gradient -= self.h[:, first:last] @ steps
+                q[i] = new
+                error[i] -= step
+                gradient[at + 1 :] -= np.outer(h[at, at + 1 :], step)
 
-    def _refit(self, q: F32, scales: F32, group: Index, error: F32, gradient: F32, scheme: Scheme) -> None:
-        """Each group's scale set to its best given the rest, rounded to what is stored. Changes in place."""
-        for index, scale in enumerate(scales):
-            columns = np.flatnonzero(group == index)
-            own = q[columns]
-            slope = np.einsum("io,io->o", own, gradient[columns])
-            curve = np.einsum("io,io->o", own, self.h[np.ix_(columns, columns)] @ own)
-            new = scale + slope / np.maximum(curve, np.float32(1e-30))
-            new = round_scale(np.where((curve > 0) & (new > 0), new, scale), scheme)
-            change = (new - scale) * own
-            scales[index] = new
-            error[columns] -= change
-            gradient -= self.h[:, columns] @ change
+    def _refit(self, q: F32, scales: F32, group: Index, error: F32, scheme: Scheme) -> None:
+        """Each group's scale set to its best given the rest, as it is stored. scales and error change in place."""
+        for index in range(len(scales)):
+            columns = np.flatnonzero(group == index) if len(scales) > 1 else slice(None)
+            h, own, old = self.h[columns], q[columns], scales[index].copy()
+            slope = np.einsum("io,io->o", own, h @ error)
+            curve = np.einsum("io,io->o", own, h[:, columns] @ own)
+            new = old + slope / np.maximum(curve, np.float32(1e-30))
+            scales[index] = round_scale(np.where((curve > 0) & (new > 0), new, old), scheme)
+            error[columns] -= (scales[index] - old) * own
 
 
 def search_scales(weights: F32, scheme: Scheme, importance: F32) -> tuple[F32, F32]:

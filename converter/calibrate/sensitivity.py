@@ -18,7 +18,7 @@ from ..quantize import Scheme, dequantize, quantize
 from ..source import Source
 from .fold import SAMPLE, rounding_cost
 from .forward import LayerPass, Rotary
-from .gptq import Moments, Rounder, damped
+from .gptq import Rounder
 
 F32 = npt.NDArray[np.float32]
 CANDIDATES = tuple(Scheme.parse(name) for name in ("int4-channel", "int4-block128", "int4-block32", "int8"))
@@ -126,10 +126,7 @@ def _rounders(layer: LayerPass, stream: Sequence[F32]) -> Iterator[tuple[str, Ro
             inputs[part].append(value)
     shared = {"q": ["q", "k"] if layer.layer.k_eq_v else ["q", "k", "v"], "gate": ["gate", "up"]}
     for first, values in inputs.items():
-        moments = Moments.zeros(values[0].shape[1])
-        for value in values:
-            moments.add(value)
-        rounder = Rounder(damped(moments.sum))
+        rounder = Rounder.of(values)
         for part in shared.get(first, [first]):
             yield part, rounder
 

@@ -16,7 +16,7 @@ from ..quantize import Quantized, Scheme, dequantize, quantize
 from ..source import Source
 from .fold import column_factors
 from .forward import LayerPass, Rotary, rms
-from .gptq import Moments, Rounder, damped
+from .gptq import Rounder
 from .state import State
 
 F32 = npt.NDArray[np.float32]
@@ -83,32 +83,21 @@ class Calibration:
         names = [n for n in self._source.names() if n.startswith(prefix)]
         w = {name.removeprefix(prefix): self._source.tensor(name) for name in names}
         layer = LayerPass(self._spec, i, w, self._rotary)
-        inputs = [p for p in self._parts(i) if p in "qkv"]
+        rounder = Rounder.of(layer.attention_input(x) for x in h)
+        quantized = self._round(prefix, w, [p for p in self._parts(i) if p in "qkv"], rounder, "input_norm.weight")
 
-        moments = Moments.zeros(self._spec.hidden_size)
-        for x in h:
-            moments.add(layer.attention_input(x))
-        quantized = self._round(prefix, w, inputs, moments, "input_norm.weight")
-
-        moments = Moments.zeros(w["o.weight"].shape[1])
-        for x in h:
-            attended = self._attended(layer, x)
-            moments.add(attended / rms(attended @ w["o.weight"].T, TOKEN_FLOOR))
+        rounder = Rounder.of(_relative(self._attended(layer, x), w["o.weight"]) for x in h)
         value = None if self._spec.v_norm or layer.layer.k_eq_v else quantized["v"]
-        self._round_after(prefix, w, "o", moments, "v", value, self._spec.num_heads // layer.layer.kv_heads)
+        self._round_after(prefix, w, "o", rounder, "v", value, self._spec.num_heads // layer.layer.kv_heads)
 
         middle = self._state.scratch("middle", self._shape)
-        moments = Moments.zeros(self._spec.hidden_size)
         for s, x in enumerate(h):
             middle[s] = layer.after_attention(x, self._attended(layer, x) @ w["o.weight"].T)
-            moments.add(layer.feedforward_input(middle[s]))
-        quantized = self._round(prefix, w, ["gate", "up"], moments, "pre_feedforward_norm.weight")
+        rounder = Rounder.of(layer.feedforward_input(x) for x in middle)
+        quantized = self._round(prefix, w, ["gate", "up"], rounder, "pre_feedforward_norm.weight")
 
-        moments = Moments.zeros(w["down.weight"].shape[1])
-        for x in middle:
-            gated = self._gated(layer, x)
-            moments.add(gated / rms(gated @ w["down.weight"].T, TOKEN_FLOOR))
-        self._round_after(prefix, w, "down", moments, "up", quantized["up"], 1)
+        rounder = Rounder.of(_relative(self._gated(layer, x), w["down.weight"]) for x in middle)
+        self._round_after(prefix, w, "down", rounder, "up", quantized["up"], 1)
 
         for s, x in enumerate(middle):
             out[s] = layer.after_feedforward(x, self._gated(layer, x) @ w["down.weight"].T)
@@ -127,11 +116,10 @@ class Calibration:
 
     # --------------------------------------------------------------------------------------------------- one matrix
     def _round(
-        self, prefix: str, w: dict[str, F32], parts: Iterable[str], moments: Moments, norm: str
+        self, prefix: str, w: dict[str, F32], parts: Iterable[str], rounder: Rounder, norm: str
     ) -> dict[str, Quantized | None]:
         """Matrices that read what a norm made; part of their columns' sizes moves into the norm's weight."""
         schemes = {p: self._scheme(f"{prefix}{p}.weight") for p in parts}
-        rounder = Rounder(damped(moments.sum))
         if all(s.bits <= 8 for s in schemes.values()):
             pairs = [(w[f"{p}.weight"], s) for p, s in schemes.items()]
             t = column_factors(pairs, rounder.importance)
@@ -145,7 +133,7 @@ class Calibration:
         prefix: str,
         w: dict[str, F32],
         part: str,
-        moments: Moments,
+        rounder: Rounder,
         maker: str,
         made: Quantized | None,
         copies: int,
@@ -153,7 +141,6 @@ class Calibration:
         """A matrix whose input is made by the rows of another: factors are powers of two, so the other's scales take
         them without a rounding, and its integers stay. `copies`: heads that read the same rows (grouped queries)."""
         scheme = self._scheme(f"{prefix}{part}.weight")
-        rounder = Rounder(damped(moments.sum))
         if made is not None and made.scales is not None and scheme.bits <= 8:
             group = len(w[f"{maker}.weight"]) if copies == 1 else self._head_dim(prefix)
             importance = pool_heads(rounder.importance, group, copies)
@@ -180,6 +167,11 @@ class Calibration:
         self._state.save(name, quantized)
         w[f"{part}.weight"] = dequantize(quantized)
         return quantized
+
+
+def _relative(x: F32, weight: F32) -> F32:
+    """Inputs [L, I] of a matrix [O, I], each divided by the root mean square of its output."""
+    return x / rms(x @ weight.T, TOKEN_FLOOR)
 
 
 def pool_heads(values: F32, group: int, copies: int) -> F32:
