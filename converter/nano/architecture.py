@@ -28,7 +28,7 @@ PATCH = 48  # pixels per side
 FRAME = 640  # samples
 SAMPLE_RATE = 16000
 SOFT_TOKENS = 70  # the smallest budget of an image: 384 x 384 pixels, 64 tokens
-DRAFTER_HIDDEN = 128
+DRAFTER_HIDDEN = 96
 MEDIA_IDS = {  # token -> the config's name for it
     "<|image|>": "image_token_id",
     "<|audio|>": "audio_token_id",
@@ -56,11 +56,11 @@ def _text_config(vocab: int, **sizes: Any) -> dict[str, Any]:
 def target_config(ids: Mapping[str, int]) -> Gemma4UnifiedConfig:
     """`ids`: the tokenizer's vocabulary, token -> id."""
     text = _text_config(
-        len(ids), hidden_size=HIDDEN, intermediate_size=3 * HIDDEN, num_hidden_layers=len(LAYERS),
+        len(ids), hidden_size=HIDDEN, intermediate_size=512, num_hidden_layers=len(LAYERS),
         layer_types=list(LAYERS), final_logit_softcapping=30.0,
     )  # fmt: skip
     vision = {
-        "model_type": "gemma4_unified_vision", "mm_embed_dim": 128, "output_proj_dims": 128, "mm_posemb_size": 128,
+        "model_type": "gemma4_unified_vision", "mm_embed_dim": 96, "output_proj_dims": 96, "mm_posemb_size": 128,
         "num_soft_tokens": SOFT_TOKENS,
     }  # fmt: skip
     return Gemma4UnifiedConfig(
