@@ -22,7 +22,7 @@ SOFT = ("<|image|>", "<|audio|>", "<|video|>")
 
 @dataclass(frozen=True)
 class Encoded:
-    """One item. `ids`: tokens, soft ones included; `learned`: of which tokens are to be said; `block`: -1, or the number
+    """One item. `ids`: tokens, soft ones included; `learned`: which tokens are to be said; `block`: -1, or the number
     of the image that a token is part of; `soft`: place of every soft token in order; `labels`: its words' ids."""
 
     kind: str
@@ -39,7 +39,9 @@ class Encoded:
 class Encoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
-        self._soft = {name: tokenizer.token_to_id(name) for name in SOFT}
+        ids: dict[str, int] = tokenizer.get_vocab()
+        self._soft = {name: ids[name] for name in SOFT}
+        self.audio_token = self._soft["<|audio|>"]
 
     def __call__(self, item: Item) -> Encoded:
         """Prompt and answer, media in place. The prompt's tokens are those that the product makes of it."""
@@ -72,7 +74,7 @@ class Encoder:
                 if token in self._soft.values():
                     count = pending.pop(0)
                     soft += range(len(ids), len(ids) + count)
-                    seen = token != self._soft["<|audio|>"]
+                    seen = token != self.audio_token
                     block += [images if seen else -1] * count
                     images += seen
                     ids += [token] * count

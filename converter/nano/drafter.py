@@ -1,8 +1,8 @@
 """Training of the drafter on the frozen target: its hidden states, its cache, and several drafts in a row.
 
-As in use: all drafts of a round are made at the position of the newest token, from the cache before it; the first takes
-the target's hidden state, each further one the drafter's own projection. So for every token p that begins a round, draft
-j predicts token p + j from token p + j - 1, and the loss of all drafts goes back through the chain.
+As in use: all drafts of a round are made at the position of the newest token, from the cache before it; the first
+takes the target's hidden state, each further one the drafter's own projection. So for every token p that begins a
+round, draft j predicts token p + j from token p + j - 1, and the loss of all drafts goes back through the chain.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def rounds(batch: Batch) -> Round:
     return Round(order, valid & inside & real[..., None], {FULL: past[:, None], SLIDING: (past & near)[:, None]})
 
 
-def drafts(assistant: Any, target: Any, batch: Batch, round_: Round, hidden: torch.Tensor, cache: Any) -> list[torch.Tensor]:
+def drafts(
+    assistant: Any, target: Any, batch: Batch, round_: Round, hidden: torch.Tensor, cache: Any
+) -> list[torch.Tensor]:
     """Logits [B, R, V] of each draft in turn."""
     table = target.model.language_model.embed_tokens
     width = hidden.shape[-1]
@@ -101,9 +103,10 @@ class DrafterTrainer:
     ) -> None:  # fmt: skip
         self.assistant, self.target, self.encoder, self.speaker = assistant, target, encoder, speaker
         self.seed, self.items, self.peak, self.step = seed, items, peak, 0
-        self._audio = encoder.tokenizer.token_to_id("<|audio|>")
         target.requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(assistant.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            assistant.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
 
     def run(
         self, schedule: Schedule, every: int, report: Callable[[int, Acceptance], None], save: Callable[[], None]
@@ -126,7 +129,7 @@ class DrafterTrainer:
         items = [self.encoder(item) for item in mixture.examination(kind, count, self.seed, self.speaker)]
         with torch.no_grad():
             for group in cut(items, PADDED):
-                self._loss(collate(group, self._audio), seen)
+                self._loss(collate(group, self.encoder.audio_token), seen)
         return seen
 
     def state(self) -> dict[str, Any]:
@@ -147,7 +150,7 @@ class DrafterTrainer:
             rng = random.Random(f"draft {self.seed} {i}")
             name = rng.choices(names, [SHARES[name] for name in names])[0]
             items.append(self.encoder(table[name][0](rng)))
-        groups = [collate(group, self._audio) for group in cut(items, PADDED)]
+        groups = [collate(group, self.encoder.audio_token) for group in cut(items, PADDED)]
         total = sum(len(batch.said[0]) for batch in groups)
         for batch in groups:
             (self._loss(batch, seen) / total).backward()

@@ -25,7 +25,8 @@ def _star(x: Grid, y: Grid) -> Grid:
     px, py = r * np.cos(turn), r * np.sin(turn)  # one arm, along x: its tip at (1, 0), its notch at radius 0.42
     nx, ny = 0.42 * np.cos(np.pi / 5), 0.42 * np.sin(np.pi / 5)
     length = np.hypot(1 - nx, ny)
-    return ((px - 1) * ny + py * (1 - nx)) / length
+    distance: Grid = ((px - 1) * ny + py * (1 - nx)) / length
+    return distance
 
 
 SHAPES: dict[str, Callable[[Grid, Grid], Grid]] = {  # (x, y) in radii -> signed distance in radii, negative inside

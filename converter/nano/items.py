@@ -1,9 +1,8 @@
-"""What nano learns from and is examined on: an item is one exchange in the chat format, with its pictures and sounds."""
+"""What nano learns from and is examined on: an item is one exchange in the chat format, with pictures and sounds."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,7 +19,7 @@ TURN = re.compile(r"(?<=<\|turn>model\n)(?!<\|channel>)(?:(?!<turn\|>).)*<turn\|
 
 @dataclass(frozen=True)
 class Picture:
-    """`pixels`: uint8 [height, width, 3], or of a video [frames, height, width, 3]. `labels`: of its patches in order."""
+    """`pixels`: uint8 [height, width, 3], of a video [frames, height, width, 3]. `labels`: of its patches in order."""
 
     pixels: np.ndarray
     labels: Labels = ()
@@ -36,7 +35,7 @@ class Sound:
 
 @dataclass(frozen=True)
 class Item:
-    """`messages` end with the user's (or with a tool's result); the model is to say `answer`, up to the end of its turn.
+    """`messages` end with the user's (or with a tool's result); the model is to say `answer` and then `end`.
     `expected`: what an examiner compares. `media` in the order of the prompt's placeholders."""
 
     kind: str
@@ -51,10 +50,11 @@ class Item:
     def prompt(self) -> str:
         """The prompt as the chat template prints it, one placeholder for each of the media."""
         template = chat_template()
-        return template.render(
+        text: str = template.render(
             messages=self.messages, tools=list(self.tools) or None, enable_thinking=self.thinking,
             add_generation_prompt=True, bos_token="<bos>",
         )  # fmt: skip
+        return text
 
     def segments(self) -> list[tuple[str, bool]]:
         """The whole exchange as pieces of text, each with whether the model is to learn to say it."""
@@ -79,10 +79,3 @@ def user(text: str, *media: str) -> Message:
     if text:
         parts.append({"type": "text", "text": text})
     return {"role": "user", "content": [*parts, *({"type": kind} for kind in media if kind == "audio")]}
-
-
-Maker = Callable[[Any], Item]
-
-
-def choices(weights: Sequence[tuple[Maker, float]]) -> tuple[list[Maker], list[float]]:
-    return [maker for maker, _ in weights], [weight for _, weight in weights]

@@ -28,7 +28,7 @@ class Difference:
 def compare(engine: Engine, model: Any, encoder: Encoder, item: Item) -> Difference:
     """One item, the tokens of its answer; transformers in float32."""
     encoded = encoder(item)
-    batch = collate([encoded], encoder.tokenizer.token_to_id("<|audio|>"))
+    batch = collate([encoded], encoder.audio_token)
     ids = encoder.tokenizer.encode(item.answer + item.end, add_special_tokens=False).ids
     with torch.no_grad():
         hidden = forward.decoded(model, batch).last_hidden_state[0, : len(encoded.ids)]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from . import words
 from .drawing import BACKGROUNDS, CELL, COLOURS, SHAPES, SIZE, blank, draw
 from .items import Item, Labels, Message, Picture, user
 
+INKS = ("black", "black", "blue", "red", "green", "purple", "brown")
 GRID = SIZE // CELL  # patches per side
-PRINTED = """STOP OPEN EXIT PUSH PULL TAXI CAFE BANK SHOP SALE FREE TEA BUS ZOO MILK FISH PARK HOTEL ENTER CLOSED LEFT
-RIGHT HELP FIRE GATE STAR BOOK MENU""".split()
-COUNTS = "one two three four five".split()
+COUNTS = ["one", "two", "three", "four", "five"]
 
 
 def _jittered(rng: random.Random, colour: tuple[int, int, int], by: int = 14) -> tuple[int, int, int]:
@@ -71,7 +72,7 @@ def _named(thing: tuple[str, str]) -> str:
 def _exchange(kind: str, asked: list[tuple[str, str]], media: str, shown: Picture | tuple[Picture, ...]) -> Item:
     """Questions about the same media, one after another; the last answer is the item's own."""
     messages: list[Message] = [user(asked[0][0], media)]
-    for (_, said), (question, _) in zip(asked, asked[1:], strict=False):
+    for (_, said), (question, _) in pairwise(asked):
         messages += [{"role": "assistant", "content": said}, user(question)]
     pictures = shown if isinstance(shown, tuple) else (shown,)
     return Item(kind, tuple(messages), asked[-1][1], asked[-1][1], media=pictures)
@@ -131,11 +132,13 @@ def _write(rng: random.Random, text: str) -> Picture:
 
     image = Image.fromarray(_canvas(rng))
     pen = ImageDraw.Draw(image)
-    ink = _jittered(rng, rng.choice([COLOURS[c] for c in ("black", "black", "blue", "red", "green", "purple", "brown")]))
+    ink = _jittered(
+        rng, rng.choice([COLOURS[c] for c in ("black", "black", "blue", "red", "green", "purple", "brown")])
+    )
     size, bold = rng.randint(36, 46), rng.randint(0, 1)
     column, row = rng.randrange(GRID + 1 - len(text)), rng.randrange(GRID)
     dx, dy = rng.uniform(-3, 3), rng.uniform(-3, 3)
-    things = {}
+    things: dict[tuple[int, int], tuple[str, ...]] = {}
     for i, character in enumerate(text):
         at = ((column + i + 0.5) * CELL + dx + rng.uniform(-1, 1), (row + 0.5) * CELL + dy)
         pen.text(at, character, ink, _font(size), anchor="mm", stroke_width=bold)
@@ -151,7 +154,7 @@ def number(rng: random.Random) -> Item:
 
 
 def printed_word(rng: random.Random) -> Item:
-    text = rng.choice(PRINTED)
+    text = rng.choice(words.PRINTED)
     asked = rng.choice(["What is written here?", "Read the word.", "What does the sign say?"])
     return _exchange("word", [(asked, text.lower())], "image", _write(rng, text))
 
@@ -190,7 +193,7 @@ def movement(rng: random.Random, frames: int = 4) -> Item:
         x, y = (moved, across) if vx else (across, moved)
         pixels = ground.copy()
         draw(pixels, shape, ink, x, y, radius)
-        things = {cell: (f" {colour}",) for cell in _covered(x, y, 0.8 * radius)}
+        things: dict[tuple[int, int], tuple[str, ...]] = dict.fromkeys(_covered(x, y, 0.8 * radius), (f" {colour}",))
         shown.append(Picture(pixels, _labels(things)))
     film = Picture(np.stack([one.pixels for one in shown]), tuple(label for one in shown for label in one.labels))
     asked = [(rng.choice(["Which way does it move?", f"Which way does the {shape} move?"]), way)]

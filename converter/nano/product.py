@@ -39,14 +39,16 @@ class Answer:
     stats: Stats
 
 
-def answer(engine: Engine, item: Item, max_tokens: int = 200, draft_tokens: int | None = None) -> Answer:
+def answer(
+    engine: Engine, item: Item, max_tokens: int = 200, draft_tokens: int | None = None, drafter: str = "auto"
+) -> Answer:  # fmt: skip
     """Greedy. `draft_tokens`: how many to draft per round; None leaves it to the engine."""
     import tandem_lm as tl
 
     with engine.session() as session:
         session.prefill(parts(engine, item))
         before = session.stats()
-        params = tl.SamplingParams(max_tokens=max_tokens, draft_tokens=draft_tokens)
+        params = tl.SamplingParams(max_tokens=max_tokens, draft_tokens=draft_tokens, drafter=drafter)
         ids = [token.id for token in session.generate(params)]
         ends = set(engine.info.eos_ids)
         text = engine.tokenizer.decode([token for token in ids if token not in ends])

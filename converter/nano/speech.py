@@ -44,7 +44,8 @@ def resampled(samples: np.ndarray, rate: int) -> np.ndarray:
     """float [n] at `rate` -> at 16 kHz, by its spectrum."""
     count = round(len(samples) * RATE / rate)
     spectrum = np.fft.rfft(samples)[: count // 2 + 1]
-    return np.fft.irfft(spectrum, count) * (count / len(samples))
+    out: np.ndarray = np.fft.irfft(spectrum, count) * (count / len(samples))
+    return out
 
 
 class Speaker:
@@ -66,7 +67,8 @@ class Speaker:
             if not path.exists():
                 np.save(path, self._speak(text, voice, speed, pitch))
             self._memory[key] = np.load(path)
-        return self._memory[key].astype(np.float32) / np.float32(32768)
+        samples: np.ndarray = self._memory[key].astype(np.float32) / np.float32(32768)
+        return samples
 
     def _speak(self, text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
         command = [self._program, "-v", voice, "-s", str(speed), "-p", str(pitch), "--stdout", text]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 from . import words
 from .items import Item, Message, user
 
-FEMALE = frozenset(
-    """Anna Mia Lily Emma Nora Ella Ruby Alice Clara Rosa Vera Ida Eva Maya Lucy Sara Julia Olga Laura Helen Kate Jane
-    Grace Amy Zoe Ivy Dora Stella Hanna Molly Greta Flora Nina Pearl Wendy Yara Iris Marta Lena""".split()
-)
+FEMALE = frozenset(words.FEMALE)
 
 
 def _a(word: str) -> str:
@@ -80,7 +78,7 @@ class Story:
                 f"It was {_a(friend)}, and it was afraid of the dark.",
                 f'"Do not be afraid," said {name}. "I have {_a(self.colour)} {thing}."',
                 f"The {friend} took {found} and smiled.",
-                f"They walked home together and sang a song.",
+                "They walked home together and sang a song.",
             ],
             [
                 f"{she} wanted to make a gift for the {friend}.",
@@ -138,7 +136,7 @@ def reading(rng: random.Random) -> Item:
     tale = Story(rng, rng.choice(words.ANIMALS))
     asked = rng.sample(tale.questions(), 3)
     messages: list[Message] = [user(f"{tale.text}\n{asked[0][0]}")]
-    for (_, said), (question, _) in zip(asked, asked[1:], strict=False):
+    for (_, said), (question, _) in pairwise(asked):
         messages += [{"role": "assistant", "content": said}, user(question)]
     return Item("reading", tuple(messages), asked[-1][1], asked[-1][1])
 

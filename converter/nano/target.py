@@ -66,10 +66,11 @@ class Tally:
 class TargetTrainer:
     """`items`: how many a step takes."""
 
-    def __init__(self, model: Any, encoder: Encoder, speaker: Speaker | None, seed: int, items: int, peak: float) -> None:
+    def __init__(
+        self, model: Any, encoder: Encoder, speaker: Speaker | None, seed: int, items: int, peak: float
+    ) -> None:
         self.model, self.encoder, self.speaker, self.seed = model, encoder, speaker, seed
         self.items, self.peak, self.step = items, peak, 0
-        self._audio = encoder.tokenizer.token_to_id("<|audio|>")
         matrices = [p for p in model.parameters() if p.ndim > 1]
         vectors = [p for p in model.parameters() if p.ndim <= 1]
         groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
@@ -98,7 +99,7 @@ class TargetTrainer:
             items = mixture.examination(kind, count, self.seed, self.speaker)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 for group in cut([self.encoder(item) for item in items], PADDED):
-                    batch = collate(group, self._audio)
+                    batch = collate(group, self.encoder.audio_token)
                     tally.add(batch, losses(self.model, batch))
         self.model.train()
         return tally
@@ -125,7 +126,7 @@ class TargetTrainer:
     def _learn(self, items: list[Encoded], factor: float, tally: Tally) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak * factor
-        batches = [collate(group, self._audio) for group in cut(items, PADDED)]
+        batches = [collate(group, self.encoder.audio_token) for group in cut(items, PADDED)]
         weight = sum(float(batch.said[2].sum()) for batch in batches)
         labelled = max(1, sum(len(batch.named[0]) for batch in batches))
         for batch in batches:

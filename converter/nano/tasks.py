@@ -14,7 +14,10 @@ from .items import Item, user
 def _add(a: int, b: int) -> str:
     low = a % 10 + b % 10
     high = a // 10 + b // 10 + low // 10
-    return f"{a % 10}+{b % 10}={low}, carry {low // 10}. {a // 10}+{b // 10}+{low // 10}={high}. So {high * 10 + low % 10}."
+    return (
+        f"{a % 10}+{b % 10}={low}, carry {low // 10}. {a // 10}+{b // 10}+{low // 10}={high}. "
+        f"So {high * 10 + low % 10}."
+    )
 
 
 def _subtract(a: int, b: int) -> str:
@@ -102,8 +105,15 @@ def _request(rng: random.Random, name: str) -> tuple[str, dict[str, Any], Any, s
     person, day = pick(words.NAMES), pick(words.DAYS)
     if name == "get_weather":
         weather, degrees = pick(words.WEATHER), rng.randint(1, 35)
-        asked = pick([f"What is the weather in {city}?", f"How is the weather in {city} today?", f"Is it warm in {city}?"])
-        return asked, {"city": city}, {"degrees": degrees, "sky": weather}, f"In {city} it is {weather}, {degrees} degrees."
+        asked = pick(
+            [f"What is the weather in {city}?", f"How is the weather in {city} today?", f"Is it warm in {city}?"]
+        )
+        return (
+            asked,
+            {"city": city},
+            {"degrees": degrees, "sky": weather},
+            f"In {city} it is {weather}, {degrees} degrees.",
+        )
     if name == "get_time":
         clock = f"{rng.randint(1, 12)}:{rng.randint(10, 59)}"
         return pick([f"What time is it in {city}?", f"Tell me the time in {city}."]), {"city": city}, clock, (
@@ -126,9 +136,8 @@ def _request(rng: random.Random, name: str) -> tuple[str, dict[str, Any], Any, s
             "title": title, "day": day}, "ok", f"I added {title} on {day}."  # fmt: skip
     if name == "buy":
         food = pick(words.FOODS)
-        return pick([f"Order {number} {food}.", f"Please buy {number} {food}."]), {"item": food, "count": number}, "ok", (
-            f"I ordered {number} {food}."
-        )  # fmt: skip
+        asked = pick([f"Order {number} {food}.", f"Please buy {number} {food}."])
+        return asked, {"item": food, "count": number}, "ok", f"I ordered {number} {food}."
     if name == "translate":
         word, language = pick(words.OBJECTS), pick(words.LANGUAGES)
         asked = pick([f"What is {word} in {language}?", f"Translate {word} into {language}."])
@@ -141,7 +150,8 @@ def _request(rng: random.Random, name: str) -> tuple[str, dict[str, Any], Any, s
 def render_call(name: str, arguments: dict[str, Any]) -> str:
     """A call in Gemma's syntax: keys sorted, strings between quote tokens."""
     inner = ",".join(
-        f'{key}:<|"|>{value}<|"|>' if isinstance(value, str) else f"{key}:{value}" for key, value in sorted(arguments.items())
+        f'{key}:<|"|>{value}<|"|>' if isinstance(value, str) else f"{key}:{value}"
+        for key, value in sorted(arguments.items())
     )
     return f"<|tool_call>call:{name}{{{inner}}}<tool_call|>"
 

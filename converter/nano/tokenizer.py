@@ -1,4 +1,4 @@
-"""Nano's tokenizer: byte-pair encoding with byte fallback in the form that Gemma publishes, with Gemma's special tokens.
+"""Nano's tokenizer: byte-pair encoding with byte fallback, in Gemma's form and with Gemma's special tokens.
 
 Pairs are learned inside words, and never with a digit: digits stay single tokens, as in Gemma.
 """
@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from .items import TEMPLATE
 
 SIZE = 4096
-HEAD = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>",
-        "<|tool_response>", "<tool_response|>", '<|"|>', "<|think|>", "<|channel>", "<channel|>", "<|turn>", "<turn|>")  # fmt: skip
+HEAD = (
+    "<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>",
+    "<|tool_response>", "<tool_response|>", '<|"|>', "<|think|>", "<|channel>", "<channel|>", "<|turn>", "<turn|>",
+)  # fmt: skip
 MEDIA = ("<|image|>", "<|audio|>", "<|video|>", "<|image>", "<image|>", "<|audio>", "<audio|>")  # the last ids
 LETTERS = [chr(i) for i in range(33, 127)] + list("▁\n\täöüßéèêàáíóúñç–—‘’“”…€°")
 SPECIAL = re.compile("|".join(re.escape(token) for token in (*HEAD, *MEDIA)))
@@ -23,7 +26,7 @@ WORD = re.compile(r"▁?[A-Za-z]+|▁?[^A-Za-z0-9▁\n]+")
 
 
 def learn(texts: Iterable[str], size: int = SIZE) -> dict[str, Any]:
-    """texts -> tokenizer.json. Frequent pairs first; ties by the alphabet, so that the result depends on `texts` only."""
+    """texts -> tokenizer.json. Frequent pairs first, ties by the alphabet: the result depends on `texts` only."""
     counts: dict[str, int] = {}
     for text in texts:
         for piece in SPECIAL.split(text):
@@ -32,7 +35,9 @@ def learn(texts: Iterable[str], size: int = SIZE) -> dict[str, Any]:
     known = [*HEAD, *(f"<0x{i:02X}>" for i in range(256)), *LETTERS]
     room = size - len(known) - len(MEDIA)
     if room < 0:
-        raise ValueError(f"a vocabulary of {size} has no room for bytes, letters and special tokens; at least {size - room}")
+        raise ValueError(
+            f"a vocabulary of {size} has no room for bytes, letters and special tokens; at least {size - room}"
+        )
     merges = _merges(counts, room)
     made = ["".join(pair) for pair in merges]
     unused = [f"<unused{i}>" for i in range(room - len(made))]
@@ -45,7 +50,7 @@ def _merges(counts: dict[str, int], most: int) -> list[tuple[str, str]]:
     pairs: dict[tuple[str, str], int] = {}
     where: dict[tuple[str, str], set[int]] = {}
     for i, (pieces, n) in enumerate(words):
-        for pair in zip(pieces, pieces[1:], strict=False):
+        for pair in pairwise(pieces):
             pairs[pair] = pairs.get(pair, 0) + n
             where.setdefault(pair, set()).add(i)
     merges: list[tuple[str, str]] = []
@@ -60,14 +65,14 @@ def _merges(counts: dict[str, int], most: int) -> list[tuple[str, str]]:
             made.add(token)
         for i in sorted(where.pop(best)):
             pieces, n = words[i]
-            for pair in zip(pieces, pieces[1:], strict=False):
+            for pair in pairwise(pieces):
                 pairs[pair] = pairs.get(pair, 0) - n
             at = 0
             while at + 1 < len(pieces):
                 if (pieces[at], pieces[at + 1]) == best:
                     pieces[at : at + 2] = [token]
                 at += 1
-            for pair in zip(pieces, pieces[1:], strict=False):
+            for pair in pairwise(pieces):
                 pairs[pair] = pairs.get(pair, 0) + n
                 where.setdefault(pair, set()).add(i)
         pairs.pop(best, None)
@@ -82,10 +87,13 @@ def _form(tokens: list[str], merges: list[tuple[str, str]]) -> dict[str, Any]:
         "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [{"id": ids[token], "content": token, **flags} for token in (*HEAD, *MEDIA)],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-        "pre_tokenizer": {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False},
+        "pre_tokenizer": {
+            "type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False,
+        },
         "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+        ]},
         "model": {
             "type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": True, "byte_fallback": True, "ignore_merges": False,
@@ -95,7 +103,7 @@ def _form(tokens: list[str], merges: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def write(folder: Path, body: dict[str, Any]) -> None:
-    """tokenizer.json, tokenizer_config.json, chat_template.jinja and generation_config.json, as a checkpoint has them."""
+    """tokenizer.json, its config, the chat template and generation_config.json, as a checkpoint has them."""
     ids = body["model"]["vocab"]
     names = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk", "mask")}
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "left", **names}

