@@ -31,8 +31,8 @@ def _subtract(a: int, b: int) -> str:
 
 
 def held_out_sum(a: int, b: int) -> bool:
-    """One pair of seven is kept for the examination."""
-    return (a * 131 + b * 17) % 7 == 3
+    """One pair of seven, in either order, is kept for the examination."""
+    return (max(a, b) * 131 + min(a, b) * 17) % 7 == 3
 
 
 def arithmetic(rng: random.Random, held_out: bool = False) -> Item:

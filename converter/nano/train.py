@@ -69,11 +69,11 @@ class Log:
         print(event, *shown, file=sys.stderr, flush=True)
 
 
-def learn_tokenizer(path: Path, seed: int) -> dict[str, Any]:
-    """tokenizer.json from the run's own texts and some English; made once."""
+def learn_tokenizer(path: Path, seed: int, items: int = 6000) -> dict[str, Any]:
+    """tokenizer.json from texts like the run's and some English; made once."""
     if not path.exists():
-        items = islice(mixture.training_items(seed, None), 6000)
-        texts = ["".join(text for text, _ in item.segments()) for item in items]
+        drawn = islice(mixture.training_items(seed, None), items)
+        texts = ["".join(text for text, _ in item.segments()) for item in drawn]
         body = tokenizer.learn([*texts, ENGLISH.read_text(encoding="utf-8")])
         path.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
     loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
