@@ -18,6 +18,7 @@ def makers(speaker: speech.Speaker | None) -> dict[str, tuple[Maker, float]]:
         "story": (stories.story, 9), "reading": (stories.reading, 7), "greeting": (stories.greeting, 0.5),
         "arithmetic": (tasks.arithmetic, 14), "json": (tasks.extraction, 7), "tool": (tasks.tool_call, 8),
         "scene": (pictures.scene, 13), "shape_colour": (pictures.shape_colour, 4), "counting": (pictures.counting, 3),
+        "crowd": (pictures.crowd, 6),
         "number": (pictures.number, 11), "word": (pictures.printed_word, 3), "movement": (pictures.movement, 5),
     }  # fmt: skip
     if speaker is not None:

@@ -13,6 +13,7 @@ from . import words
 from .drawing import BACKGROUNDS, CELL, COLOURS, SHAPES, SIZE, blank, draw
 from .items import Item, Labels, Message, Picture, user
 
+CHARACTERS = "0123456789ABCDEFGHIKLMNOPRSTUXZ"
 INKS = ("black", "black", "blue", "red", "green", "purple", "brown")
 GRID = SIZE // CELL  # patches per side
 COUNTS = ["one", "two", "three", "four", "five"]
@@ -116,6 +117,40 @@ def counting(rng: random.Random) -> Item:
         asked.append((f"How many {'crosses' if other == 'cross' else other + 's'} are there?", COUNTS[others - 1]))
     rng.shuffle(asked)
     return _exchange("counting", asked, "image", view.picture)
+
+
+def crowd(rng: random.Random) -> Item:
+    """Thirty shapes and characters, each in a patch, and whether one is there: every patch has its label, so that one
+    picture teaches what thirty would."""
+    from PIL import Image, ImageDraw
+
+    cells = rng.sample([(x, y) for x in range(GRID) for y in range(GRID)], rng.randint(24, 36))
+    drawn = len(cells) * 2 // 3
+    pixels = _canvas(rng)
+    labels: dict[tuple[int, int], tuple[str, ...]] = {}
+    things = []
+    for x, y in cells[:drawn]:
+        colour, shape = rng.choice(sorted(COLOURS)), rng.choice(sorted(SHAPES))
+        radius = rng.uniform(16, 22)
+        cx, cy = ((at + 0.5) * CELL + rng.uniform(radius - 23, 23 - radius) for at in (x, y))
+        draw(pixels, shape, _jittered(rng, COLOURS[colour]), cx, cy, radius)
+        labels[x, y] = (f" {colour}", f" {shape}")
+        things.append((colour, shape))
+    image = Image.fromarray(pixels)
+    pen = ImageDraw.Draw(image)
+    for x, y in cells[drawn:]:
+        character = rng.choice(CHARACTERS)
+        at = ((x + 0.5) * CELL + rng.uniform(-4, 4), (y + 0.5) * CELL + rng.uniform(-3, 3))
+        ink = _jittered(rng, COLOURS[rng.choice(INKS)])
+        pen.text(at, character, ink, _font(rng.randint(36, 46)), anchor="mm", stroke_width=rng.randint(0, 1))
+        labels[x, y] = (character,)
+    thing = rng.choice(things)
+    if rng.random() < 0.5:
+        thing = next(t for t in iter(lambda: (rng.choice(sorted(COLOURS)), rng.choice(sorted(SHAPES))), None)
+                     if t not in things)  # fmt: skip
+    asked = f"Is there {_named(thing)}?"
+    return _exchange("crowd", [(asked, "yes" if thing in things else "no")], "image",
+                     Picture(np.asarray(image), _labels(labels)))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------- writing

@@ -63,6 +63,19 @@ class Tally:
         return {"loss": round(self.loss, 4), "named": named, "tokens": self.tokens, "kinds": kinds}
 
 
+WIDE = {"patch_dense.weight": 0.1, "embed_audio.embedding_projection.weight": 0.3}  # of 6912 and 640 inputs
+
+
+def _groups(model: Any, peak: float) -> list[dict[str, Any]]:
+    """Parameters by their largest learning rate and decay. A step of Adam moves every weight alike, and a sum over
+    thousands of inputs by as much more: the wide embedders take smaller steps. Vectors do not decay."""
+    groups: dict[tuple[float, float], list[Any]] = {}
+    for name, weight in model.named_parameters():
+        factor = next((factor for end, factor in WIDE.items() if name.endswith(end)), 1.0)
+        groups.setdefault((peak * factor, 0.05 if weight.ndim > 1 else 0.0), []).append(weight)
+    return [{"params": made, "peak": rate_, "weight_decay": decay} for (rate_, decay), made in groups.items()]
+
+
 class TargetTrainer:
     """`items`: how many a step takes."""
 
@@ -71,10 +84,7 @@ class TargetTrainer:
     ) -> None:
         self.model, self.encoder, self.speaker, self.seed = model, encoder, speaker, seed
         self.items, self.peak, self.step = items, peak, 0
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True)
+        self.optimizer = torch.optim.AdamW(_groups(model, peak), lr=peak, betas=(0.9, 0.98), fused=True)
 
     def run(
         self, schedule: Schedule, every: int, report: Callable[[int, Tally], None], save: Callable[[], None]
@@ -125,7 +135,7 @@ class TargetTrainer:
 
     def _learn(self, items: list[Encoded], factor: float, tally: Tally) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.peak * factor
+            group["lr"] = group["peak"] * factor
         batches = [collate(group, self.encoder.audio_token) for group in cut(items, PADDED)]
         weight = sum(float(batch.said[2].sum()) for batch in batches)
         labelled = max(1, sum(len(batch.named[0]) for batch in batches))
