@@ -238,7 +238,7 @@ def write_wav(path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_smoke_training_learns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The whole way in small: tokenizer, target, drafter, bundle, examination; the loss falls, the drafter drafts."""
-    command = [sys.executable, "-m", "tandem_converter.nano.train", str(tmp_path), "--smoke"]
+    command = [sys.executable, "-m", "tandem_converter.nano.train", str(tmp_path), "--smoke", "--threads", "1"]
     subprocess.run([*command, *([] if SPEAKS else ["--without-speech"])], check=True)
     events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [event["loss"] for event in events if event["event"] == "step"]
