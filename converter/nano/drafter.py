@@ -7,7 +7,6 @@ round, draft j predicts token p + j from token p + j - 1, and the loss of all dr
 
 from __future__ import annotations
 
-import random
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -143,13 +142,10 @@ class DrafterTrainer:
     def _learn(self, factor: float, seen: Acceptance) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.peak * factor
-        table = mixture.makers(self.speaker)
-        names = [name for name in SHARES if name in table]
-        items = []
-        for i in range(self.step * self.items, (self.step + 1) * self.items):
-            rng = random.Random(f"draft {self.seed} {i}")
-            name = rng.choices(names, [SHARES[name] for name in names])[0]
-            items.append(self.encoder(table[name][0](rng)))
+        known = mixture.makers(self.speaker)
+        table = {name: (known[name][0], float(share)) for name, share in SHARES.items() if name in known}
+        indices = range(self.step * self.items, (self.step + 1) * self.items)
+        items = [self.encoder(mixture.drawn(table, "draft", self.seed, index)) for index in indices]
         groups = [collate(group, self.encoder.audio_token) for group in cut(items, PADDED)]
         total = sum(len(batch.said[0]) for batch in groups)
         for batch in groups:

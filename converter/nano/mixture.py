@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 
 from . import pictures, speech, stories, tasks
 from .items import Item
@@ -28,22 +29,24 @@ def makers(speaker: speech.Speaker | None) -> dict[str, tuple[Maker, float]]:
 
 
 def training_items(seed: int, speaker: speech.Speaker | None, start: int = 0) -> Iterator[Item]:
-    """Endless; item i depends on the seed and i alone, so that a run can go on where it stopped."""
+    """Endless, from item `start` on: what the training of the target sees."""
     table = makers(speaker)
+    for index in count(start):
+        yield drawn(table, "train", seed, index)
+
+
+def drawn(table: dict[str, tuple[Maker, float]], use: str, seed: int, index: int) -> Item:
+    """Item `index` of a use ("train", "draft"). It depends on these alone: a run goes on where it stopped."""
+    rng = random.Random(f"{use} {seed} {index}")
     names = sorted(table)
-    weights = [table[name][1] for name in names]
-    at = start
-    while True:
-        rng = random.Random(f"train {seed} {at}")
-        yield table[rng.choices(names, weights)[0]][0](rng)
-        at += 1
+    return table[rng.choices(names, [table[name][1] for name in names])[0]][0](rng)
 
 
-def examination(kind: str, count: int, seed: int, speaker: speech.Speaker | None) -> list[Item]:
+def examination(kind: str, number: int, seed: int, speaker: speech.Speaker | None) -> list[Item]:
     """Held-out items of a kind: other seeds, pairs of numbers, and speeds and pitches than in training."""
     special: dict[str, Maker] = {"arithmetic": partial(tasks.arithmetic, held_out=True)}
     if speaker is not None:
         special["digits"] = partial(speech.digits, speaker=speaker, examined=True)
         special["command"] = partial(speech.command, speaker=speaker, examined=True)
     make = special.get(kind) or makers(speaker)[kind][0]
-    return [make(random.Random(f"examine {seed} {kind} {i}")) for i in range(count)]
+    return [make(random.Random(f"examine {seed} {kind} {i}")) for i in range(number)]

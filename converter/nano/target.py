@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -125,13 +124,8 @@ class TargetTrainer:
     def _drawn(self) -> list[Encoded]:
         """The items of this step, whatever came before."""
         table = mixture.makers(self.speaker)
-        names = sorted(table)
-        weights = [table[name][1] for name in names]
-        out = []
-        for i in range(self.step * self.items, (self.step + 1) * self.items):
-            rng = random.Random(f"train {self.seed} {i}")
-            out.append(self.encoder(table[rng.choices(names, weights)[0]][0](rng)))
-        return out
+        indices = range(self.step * self.items, (self.step + 1) * self.items)
+        return [self.encoder(mixture.drawn(table, "train", self.seed, index)) for index in indices]
 
     def _learn(self, items: list[Encoded], factor: float, tally: Tally) -> None:
         for group in self.optimizer.param_groups:

@@ -50,7 +50,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--examine", type=int, default=48, help="held-out items of a kind (default: %(default)s)")
     parser.add_argument("--speech-cache", type=Path, help="folder of spoken words (default: OUT/speech)")
     parser.add_argument("--without-speech", action="store_true", help="no sound: espeak-ng is then not needed")
-    parser.add_argument("--compile", action="store_true", help="torch.compile for the decoder of the target")
     return parser
 
 
@@ -99,9 +98,6 @@ def train_target(args: argparse.Namespace, body: dict[str, Any], speaker: Speake
         done = stored["done"]
     log("target", step=trainer.step, parameters=sum(p.numel() for p in model.parameters()))
     if not done["finished"]:
-        if args.compile:
-            inner = model.model.language_model
-            inner.forward = torch.compile(inner.forward, dynamic=True)
         schedule = Schedule(args.steps, None if args.steps else args.minutes, done["seconds"])
         kinds = [kind for kind in EXAMINED if speaker or kind not in ("digits", "command")]
 
