@@ -90,6 +90,7 @@ def new_target(config: Gemma4UnifiedConfig, seed: int) -> Any:
         for layer, scalar in zip(text.layers, LAYER_SCALARS, strict=True):
             layer.layer_scalar.fill_(scalar)
         model.model.embed_vision.patch_dense.weight.copy_(_picture_basis(config.vision_config.mm_embed_dim))
+        model.model.embed_vision.pos_embedding.copy_(_places(*model.model.embed_vision.pos_embedding.shape))
         model.model.embed_audio.embedding_projection.weight.copy_(_sound_basis(HIDDEN))
     return model
 
@@ -130,6 +131,14 @@ def _picture_basis(rows: int) -> torch.Tensor:
         pattern = np.outer(np.cos(np.pi * v * at), np.cos(np.pi * u * at))[..., None] * colours[c]
         basis.append(pattern.reshape(-1) / np.linalg.norm(pattern))
     return torch.tensor(np.array(basis), dtype=torch.float32)
+
+
+def _places(positions: int, axes: int, width: int) -> torch.Tensor:
+    """[positions, axes, width]: a ramp and slow waves along each axis, in random directions: what is further right is
+    so in the numbers too, and averages of places are places."""
+    at = torch.arange(positions)
+    waves = [((at - 3.5) / 4).clamp(-2, 2), *(torch.cos(math.pi * k * (at + 0.5) / 8) for k in (1, 2, 3))]
+    return 0.3 * torch.einsum("wp,waf->paf", torch.stack(waves), torch.randn(len(waves), axes, width))
 
 
 def _sound_basis(rows: int) -> torch.Tensor:

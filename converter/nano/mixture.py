@@ -20,7 +20,7 @@ def makers(speaker: speech.Speaker | None) -> dict[str, tuple[Maker, float]]:
         "arithmetic": (tasks.arithmetic, 14), "json": (tasks.extraction, 7), "tool": (tasks.tool_call, 8),
         "scene": (pictures.scene, 13), "shape_colour": (pictures.shape_colour, 4), "counting": (pictures.counting, 3),
         "crowd": (pictures.crowd, 6),
-        "number": (pictures.number, 11), "word": (pictures.printed_word, 3), "movement": (pictures.movement, 5),
+        "number": (pictures.number, 11), "word": (pictures.printed_word, 3), "movement": (pictures.movement, 8),
     }  # fmt: skip
     if speaker is not None:
         made["digits"] = (partial(speech.digits, speaker=speaker), 17)

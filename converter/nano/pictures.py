@@ -228,7 +228,8 @@ def movement(rng: random.Random, frames: int = 4) -> Item:
         x, y = (moved, across) if vx else (across, moved)
         pixels = ground.copy()
         draw(pixels, shape, ink, x, y, radius)
-        things: dict[tuple[int, int], tuple[str, ...]] = dict.fromkeys(_covered(x, y, 0.8 * radius), (f" {colour}",))
+        named = (f" {colour}", f" {way.split()[-1]}") if i else (f" {colour}",)  # the first frame shows no way
+        things: dict[tuple[int, int], tuple[str, ...]] = dict.fromkeys(_covered(x, y, 0.8 * radius), named)
         shown.append(Picture(pixels, _labels(things)))
     film = Picture(np.stack([one.pixels for one in shown]), tuple(label for one in shown for label in one.labels))
     asked = [(rng.choice(["Which way does it move?", f"Which way does the {shape} move?"]), way)]
