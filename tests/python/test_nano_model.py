@@ -235,7 +235,7 @@ def write_wav(path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------------- training
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)  # a minute or two of work; machines may be shared
 def test_smoke_training_learns(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The whole way in small: tokenizer, target, drafter, bundle, examination; the loss falls, the drafter drafts."""
     command = [sys.executable, "-m", "tandem_converter.nano.train", str(tmp_path), "--smoke", "--threads", "1"]
