@@ -23,6 +23,7 @@ from typing import Any
 import machine
 from roofline import Roofline, roofline
 
+from tandem_lm import gpu
 from tandem_lm.bench import BenchTest, plan_tests
 from tandem_lm.engine import native_module
 
@@ -94,6 +95,7 @@ def sample(test: BenchTest, peer: Peer, cell: Cell, args: argparse.Namespace, wo
         "acceptance": peer.acceptance,
         "model": str(peer.model),
         "threads": args.threads,
+        "backend": args.backend,
         "kv_dtype": args.kv_dtype,
     }
     cache = work / "cache"
@@ -179,12 +181,15 @@ def describe(facts: dict[str, Any], args: argparse.Namespace, peers: Sequence[Pe
     rates = facts["rates"]
     limit = "not measured"
     if rates:
-        macs = rates["int8_macs_per_second"] / 1e9
-        limit = f"{rates['bytes_per_second'] / 1e9:.1f} GB/s read, {macs:.0f} GMAC/s int8"
+        limit = f"{rates['bytes_per_second'] / 1e9:.1f} GB/s read"
+        if "int8_macs_per_second" in rates:
+            limit += f", {rates['int8_macs_per_second'] / 1e9:.0f} GMAC/s int8"
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     files = ", ".join(f"{peer.name}: {peer.model.name} ({peer.weight_bytes / 1e9:.2f} GB of weights)" for peer in peers)
     simulated = ", ".join(f"{chance:g}" for chance in args.simulate_acceptance or ())
     note = f"Drafting: SIMULATED acceptance {simulated}; the text is not the model's.\n\n" if simulated else ""
+    gpus = ", ".join(f"{g['name']} ({g['kind']})" for g in facts.get("gpus", []))
+    note += f"Backend {args.backend}; GPUs: {gpus}.\n\n" if gpus else ""
     return note + (
         f"{facts['cpu']} ({', '.join(facts['features'])}), {facts['cpus']} CPUs, L3 {facts['l3'] or '?'}, "
         f"{facts['memory_bytes'] / 2**30:.0f} GiB, {facts['system']}. {args.threads} threads: {limit}. "
@@ -257,7 +262,8 @@ def report(
     """Writes the three files; the table is returned too."""
     text = f"{table(tests, peers, cells, roofs)}\n{describe(facts, args, peers)}"
     out.parent.mkdir(parents=True, exist_ok=True)
-    options = {"threads": args.threads, "rounds": args.rounds, "kv_dtype": args.kv_dtype, "graph": args.graph}
+    options = {"threads": args.threads, "rounds": args.rounds, "kv_dtype": args.kv_dtype, "graph": args.graph,
+               "backend": args.backend}  # fmt: skip
     models = {peer.name: {"file": peer.model.name, "weight_bytes": peer.weight_bytes} for peer in peers}
     record = {"machine": facts, "options": options, "models": models, "rows": as_json(tests, peers, cells, roofs)}
     Path(f"{out}.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -283,6 +289,8 @@ def main() -> None:
     parser.add_argument("-r", "--rounds", type=int, default=5)
     parser.add_argument("--kv-dtype", default="f16", choices=("f16", "f32"))
     parser.add_argument("--graph", default="auto", help="which of Tandem's graphs")
+    parser.add_argument("--backend", default="cpu", help="cpu, gpu or gpu:NAME, for every runtime")
+    parser.add_argument("--gpu-bandwidth", type=float, default=0, help="GB/s of the GPU's memory, for the share of it")
     parser.add_argument(
         "--simulate-acceptance",
         type=lambda text: tuple(map(float, text.split(","))),
@@ -293,6 +301,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="without suffix (default: bench/results/NAME-OF-THE-BUNDLE)")
     args = parser.parse_args()
     out = args.out or HERE / "results" / args.bundle.stem
+    if args.backend != "cpu":
+        args.kv_dtype = "f32"  # the portable graphs', which Tandem runs there; the same for all
 
     tests = plan_tests(args.n_prompt, args.n_gen, args.n_depth)
     with tempfile.TemporaryDirectory() as made:
@@ -308,6 +318,9 @@ def main() -> None:
         if args.litert_lm:
             peers.append(Peer("LiteRT-LM", args.litert_lm, section_bytes(args.litert_lm)))
         facts = machine.facts(args.threads)
+        if args.backend != "cpu":  # the CPU's limits say nothing; those of a GPU are taken from its data sheet
+            facts["rates"] = {"bytes_per_second": args.gpu_bandwidth * 1e9} if args.gpu_bandwidth else {}
+            facts["gpus"] = [asdict(device) for device in gpu.devices()]
         if facts["load_average"] > QUIET:
             print(f"load average {facts['load_average']:.1f}: others are using this machine", file=sys.stderr)
         model = inspect(args.bundle)["manifest"]["model"]

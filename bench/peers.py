@@ -1,9 +1,10 @@
 """One measurement of one runtime, in a process of its own: `python peers.py JOB.json` writes its answer to job["out"].
 
-A job: {"peer", "model", "threads", "n_prompt", "n_gen", "n_depth", "kv_dtype", "cache", "out"}; one of n_prompt and
-n_gen is 0. The answer: {"seconds", "load_seconds", "peak_rss_bytes"} for that many tokens. Every runtime is warmed up
-first, by the same test or by filling the depth. All do the work of llama-bench: pseudo-random tokens, logits for the
-last token of a prompt and for every generated one. Tandem also chooses its tokens (greedy), llama.cpp is given them.
+A job: {"peer", "model", "threads", "backend", "n_prompt", "n_gen", "n_depth", "kv_dtype", "cache", "out"}; one of
+n_prompt and n_gen is 0. The answer: {"seconds", "load_seconds", "peak_rss_bytes"} for that many tokens. Every runtime
+is warmed up first, by the same test or by filling the depth. All do the work of llama-bench: pseudo-random tokens,
+logits for the last token of a prompt and for every generated one. Tandem also chooses its tokens (greedy), llama.cpp
+is given them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from tandem_lm.memory import peak_rss_bytes
 
 Answer = dict[str, float]
+ALL_LAYERS = 999  # more than any model has
 
 
 def tandem(job: dict[str, Any]) -> Answer:
@@ -27,7 +29,8 @@ def tandem(job: dict[str, Any]) -> Answer:
     from tandem_lm.cli.bench import open_bench_engine
 
     test = BenchTest(job["n_prompt"], job["n_gen"], job["n_depth"])
-    with open_bench_engine(job["model"], [test], job["threads"], job["kv_dtype"], job.get("graph", "auto")) as engine:
+    options = (job["threads"], job["kv_dtype"], job.get("graph", "auto"), "off", job.get("backend", "cpu"))
+    with open_bench_engine(job["model"], [test], *options) as engine:
         (result,) = run_tests(engine, [test], 1)
         return {"seconds": result.samples_s[0], "load_seconds": engine.info.load_seconds}
 
@@ -46,7 +49,13 @@ def tandem_drafting(job: dict[str, Any]) -> Answer:
     )
     drafter = "auto" if hopeless else "on"
     with open_bench_engine(
-        job["model"], [test], job["threads"], job["kv_dtype"], job.get("graph", "auto"), drafter
+        job["model"],
+        [test],
+        job["threads"],
+        job["kv_dtype"],
+        job.get("graph", "auto"),
+        drafter,
+        job.get("backend", "cpu"),
     ) as engine:
         (result,) = run_tests(engine, [test], 1, decoding=decoding)
         return {"seconds": result.samples_s[0], "load_seconds": engine.info.load_seconds}
@@ -60,7 +69,10 @@ def llama_cpp(job: dict[str, Any]) -> Answer:
     silent = ll.llama_log_callback(lambda _level, _text, _user: None)
     ll.llama_log_set(silent, ctypes.c_void_p(0))
     model_params = ll.llama_model_default_params()
-    model_params.n_gpu_layers = 0
+    on_gpu = job.get("backend", "cpu") != "cpu"
+    if on_gpu and not ll.llama_supports_gpu_offload():
+        raise RuntimeError("this llama-cpp-python was built without CUDA or Vulkan")
+    model_params.n_gpu_layers = ALL_LAYERS if on_gpu else 0
     model = ll.llama_model_load_from_file(job["model"].encode(), model_params)
     if not model:
         raise RuntimeError("llama.cpp cannot load the model")
@@ -112,7 +124,7 @@ def litert_lm(job: dict[str, Any]) -> Answer:
     lm.set_min_log_severity(lm.LogSeverity.ERROR)
     info = lm.Benchmark(
         model_path=job["model"],
-        backend=lm.Backend.CPU(thread_count=job["threads"]),
+        backend=lm.Backend.CPU(thread_count=job["threads"]) if job.get("backend", "cpu") == "cpu" else lm.Backend.GPU(),
         prefill_tokens=job["n_prompt"] or max(8, job["n_depth"]),
         decode_tokens=job["n_gen"] or 2,
         cache_dir=job["cache"],

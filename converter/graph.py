@@ -192,12 +192,10 @@ class SignatureBuilder:
         g, t = self._g, self._t
         floats = g.op("CAST", [self._positions], (t,), self._cast(), label="positions")
         self._pos = self._reshape(floats, (t, 1))
-        scalars = [g.constant(np.asarray(v, np.int32)) for v in (0, self._context, 1)]
-        keys = g.op("RANGE", scalars, (self._context,), ("RangeOptions", {}), dtype=I32)
-        keys = g.op("CAST", [keys], (self._context,), self._cast(), label="key_positions")
-        # (q - k) * slope, exact: what both masks compare with.
+        # (q - k) * slope, exact: what both masks compare with. The keys' part is a constant, where RANGE would be
+        # smaller: LiteRT's GPU accelerator has no RANGE, nor any operator whose inputs are all constant.
+        scaled_k = g.constant((np.arange(self._context, dtype=np.float32) * _SLOPE).reshape(1, -1))
         scaled_q = self._mul(self._pos, self._f32(_SLOPE), (t, 1))
-        scaled_k = self._mul(self._reshape(keys, (1, self._context)), self._f32(_SLOPE), (1, self._context))
         self._distance = self._sub(scaled_q, scaled_k, (t, self._context))
 
     def _layer_mask(self, window: int) -> Tensor:

@@ -4,6 +4,7 @@
 
 #include "bindings/module.h"
 #include "engine/session.h"
+#include "litert/vulkan.h"
 
 namespace py = pybind11;
 
@@ -35,14 +36,16 @@ void init_engine(py::module_& module) {
   py::class_<Engine, std::shared_ptr<Engine>>(module, "Engine")
       .def(py::init([](const std::string& path, const std::string& library, int num_threads, int64_t max_context,
                        const std::string& cache_dir, const std::string& kv_dtype, const std::string& graph,
-                       const std::string& drafter, uint64_t prefix_cache_bytes, const std::string& prefix_cache_dir) {
+                       const std::string& drafter, uint64_t prefix_cache_bytes, const std::string& prefix_cache_dir,
+                       const std::string& backend, const std::string& fallback) {
              const py::gil_scoped_release nogil;
              return take(Engine::open(path, {library, num_threads, max_context, cache_dir, kv_dtype, graph, drafter,
-                                             prefix_cache_bytes, prefix_cache_dir}));
+                                             prefix_cache_bytes, prefix_cache_dir, backend, fallback}));
            }),
            py::arg("path"), py::arg("library"), py::arg("num_threads") = 0, py::arg("max_context") = 0,
            py::arg("cache_dir") = "", py::arg("kv_dtype") = "f16", py::arg("graph") = "auto",
-           py::arg("drafter") = "auto", py::arg("prefix_cache_bytes") = 0, py::arg("prefix_cache_dir") = "")
+           py::arg("drafter") = "auto", py::arg("prefix_cache_bytes") = 0, py::arg("prefix_cache_dir") = "",
+           py::arg("backend") = "cpu", py::arg("fallback") = "none")
       .def_property_readonly("tokenizer", &Engine::tokenizer, py::return_value_policy::reference_internal)
       .def("info",
            [](const Engine& engine) {
@@ -58,7 +61,22 @@ void init_engine(py::module_& module) {
              info["has_drafter"] = engine.bundle().manifest().drafter.has_value();
              info["warm_start"] = engine.warm_start();
              info["memory"] = plan_dict(engine.memory_plan());
+             info["backend"] = engine.on_gpu() ? "gpu" : "cpu";
+             info["backend_reason"] = engine.backend_reason();
              return info;
+           })
+      .def_property_readonly("on_gpu", &Engine::on_gpu)
+      .def("transfers",
+           [](const Engine& engine) -> py::object {
+             const litert::Transfers* transfers = engine.transfers();
+             if (transfers == nullptr) return py::none();
+             py::dict out;
+             out["runs"] = transfers->runs.load();
+             out["uploads"] = transfers->uploads.load();
+             out["upload_bytes"] = transfers->upload_bytes.load();
+             out["downloads"] = transfers->downloads.load();
+             out["download_bytes"] = transfers->download_bytes.load();
+             return out;
            })
       .def("stats", [](const Engine& engine) { return stats_dict(engine.stats()); })
       .def(
@@ -100,6 +118,17 @@ void init_engine(py::module_& module) {
         const py::gil_scoped_release nogil;
         if (engine.prefixes() != nullptr) check(engine.prefixes()->flush());
       });
+  module.def("vulkan_devices", [] {
+    py::list out;
+    for (const litert::VulkanDevice& device : take(litert::vulkan_devices())) {
+      py::dict one;
+      one["name"] = device.name;
+      one["kind"] = device.kind;
+      one["memory_bytes"] = device.memory_bytes;
+      out.append(one);
+    }
+    return out;
+  });
 }
 
 }  // namespace tandem::bindings

@@ -85,6 +85,11 @@ Result<EngineOptions> engine_options(const tandem_engine_options* options) {
   out.kv_dtype = string_or(given.kv_dtype, "f16");
   out.graph = string_or(given.graph, "auto");
   out.drafter = string_or(given.drafter, "auto");
+  out.backend = string_or(given.backend, "cpu");
+  if (const std::string named = variable("TANDEM_GPU"); out.backend == "gpu" && !named.empty()) {
+    out.backend = "gpu:" + named;
+  }
+  out.fallback = string_or(given.fallback, "none");
   return out;
 }
 

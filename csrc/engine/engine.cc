@@ -16,13 +16,12 @@ constexpr const char* kModelSection = "tf_lite_prefill_decode";
 constexpr const char* kDrafterSection = "tf_lite_mtp_drafter";
 constexpr const char* kTokenizerSection = "tandem_tokenizer";
 
-// The library wants environments and models created one at a time.
-std::mutex& creation_mutex() {
+}  // namespace
+
+std::mutex& Engine::creation_mutex() {
   static std::mutex mutex;
   return mutex;
 }
-
-}  // namespace
 
 Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const EngineOptions& options) {
   const auto start = std::chrono::steady_clock::now();
@@ -40,38 +39,53 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   engine->tokenizer_ = std::make_unique<Tokenizer>(std::move(words));
 
   TANDEM_ASSIGN_OR_RETURN(const auto library, litert::Library::open(options.library_path));
-  const std::lock_guard lock(creation_mutex());
-  TANDEM_ASSIGN_OR_RETURN(engine->environment_, litert::create_environment(library));
+  engine->options_ = options;
+  engine->cache_name_ = bundle.hash().substr(0, 16) + "-" + cpu_name() + "-" + library->identity();
   TANDEM_RETURN_IF_ERROR(bundle.require(kModelSection).status());
-  const SectionInfo* section = bundle.find(kModelSection);
-  TANDEM_ASSIGN_OR_RETURN(auto model,
-                          litert::Model::from_fd(engine->environment_, bundle.fd(), section->offset, section->bytes));
-  engine->model_ = std::make_unique<litert::Model>(std::move(model));
-
-  const std::string cache_name = bundle.hash().substr(0, 16) + "-" + cpu_name() + "-" + library->identity();
-  TANDEM_ASSIGN_OR_RETURN(auto cache,
-                          litert::WeightCache::prepare(options.cache_dir, cache_name, section->bytes * 5 / 4));
-  engine->weight_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
-  engine->warm_start_ = engine->weight_cache_->warm();
-
+  const std::lock_guard lock(creation_mutex());
+  TANDEM_RETURN_IF_ERROR(engine->load(library));
+  TANDEM_RETURN_IF_ERROR(engine->create_prefixes(options));
   litert::CpuOptions cpu;
   cpu.num_threads = engine->num_threads_;
-  cpu.weight_cache_path = engine->weight_cache_->path();
-  cpu.weight_cache_fd = engine->weight_cache_->fd();
-  TANDEM_RETURN_IF_ERROR(engine->create_target(options, cpu));
-  if (engine->weight_cache_->commit()) {
-    // Again, from the file: mapped pages can be dropped and read back, the memory that the weights were built in
-    // cannot.
-    engine->target_.reset();
-    cpu.weight_cache_path = engine->weight_cache_->path();
-    TANDEM_RETURN_IF_ERROR(engine->create_target(options, cpu));
-  }
-  TANDEM_RETURN_IF_ERROR(engine->create_prefixes(options));
-  TANDEM_RETURN_IF_ERROR(engine->create_drafter(options, cpu, cache_name));
   engine->media_ = std::make_unique<MediaEncoder>(engine->bundle_, engine->environment_, creation_mutex(), cpu,
-                                                  options.cache_dir, cache_name);
+                                                  options.cache_dir, engine->cache_name_);
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
+}
+
+Status Engine::load_model(Result<litert::Environment> environment) {
+  TANDEM_ASSIGN_OR_RETURN(environment_, std::move(environment));
+  const SectionInfo* section = bundle_.find(kModelSection);
+  TANDEM_ASSIGN_OR_RETURN(auto model,
+                          litert::Model::from_fd(environment_, bundle_.fd(), section->offset, section->bytes));
+  model_ = std::make_unique<litert::Model>(std::move(model));
+  return {};
+}
+
+Status Engine::load_cpu() {
+  const SectionInfo* section = bundle_.find(kModelSection);
+  TANDEM_ASSIGN_OR_RETURN(auto cache,
+                          litert::WeightCache::prepare(options_.cache_dir, cache_name_, section->bytes * 5 / 4));
+  weight_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
+  warm_start_ = weight_cache_->warm();
+
+  litert::CpuOptions cpu;
+  cpu.num_threads = num_threads_;
+  cpu.weight_cache_path = weight_cache_->path();
+  cpu.weight_cache_fd = weight_cache_->fd();
+  TANDEM_RETURN_IF_ERROR(create_target(options_, cpu));
+  if (weight_cache_->commit()) {
+    // Again, from the file: mapped pages can be dropped and read back, the memory that the weights were built in
+    // cannot.
+    target_.reset();
+    cpu.weight_cache_path = weight_cache_->path();
+    TANDEM_RETURN_IF_ERROR(create_target(options_, cpu));
+  }
+  TANDEM_RETURN_IF_ERROR(create_drafter(options_, cpu, cache_name_));
+  gpu_ = false;
+  active_ = target_.get();
+  draft_ = drafter_.get();
+  return {};
 }
 
 Status Engine::create_target(const EngineOptions& options, const litert::CpuOptions& cpu) {
@@ -114,6 +128,10 @@ Status Engine::create_prefixes(const EngineOptions& options) {
     return {Code::kInvalidRequest,
             "prefix_cache_dir is '" + options.prefix_cache_dir + "' but prefix_cache is 0 bytes; give it a budget"};
   }
+  if (gpu_) {
+    return {Code::kInvalidRequest,
+            "prefix_cache needs the CPU: what lies on a GPU cannot be shared; leave it out, or use backend='cpu'"};
+  }
   if (!fast_ && !options.prefix_cache_dir.empty()) {
     return {Code::kInvalidRequest,
             "prefix_cache_dir needs the fast graphs; leave graph at 'auto', or keep prefixes in memory alone"};
@@ -153,7 +171,10 @@ Status Engine::create_drafter(const EngineOptions& options, const litert::CpuOpt
   return {};
 }
 
-bool Engine::native_steps() const { return fast_ && static_cast<const FastTarget&>(*target_).native(); }
+bool Engine::native_steps() const {
+  const std::lock_guard lock(backend_mutex_);
+  return !gpu_ && fast_ && static_cast<const FastTarget&>(*target_).native();
+}
 
 Stats Engine::stats() const {
   const std::lock_guard lock(stats_mutex_);
@@ -199,8 +220,9 @@ bool Engine::is_placeholder(int32_t id) const {
 }
 
 Result<std::unique_ptr<Session>> Engine::new_session() {
-  TANDEM_ASSIGN_OR_RETURN(auto cache, target_->new_cache());
-  return std::make_unique<Session>(shared_from_this(), std::move(cache));
+  Target& target = this->target();
+  TANDEM_ASSIGN_OR_RETURN(auto cache, target.new_cache());
+  return std::make_unique<Session>(shared_from_this(), target, std::move(cache));
 }
 
 Result<std::unique_ptr<Session>> Engine::restore(const std::string& path) {

@@ -2,6 +2,7 @@
 // Thread-safe. Depends on model, decode, tokenizer, bundle.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -15,6 +16,7 @@
 #include "engine/memory_plan.h"
 #include "engine/prefix_store.h"
 #include "engine/stats.h"
+#include "litert/gpu.h"
 #include "litert/handles.h"
 #include "litert/weight_cache.h"
 #include "model/drafter.h"
@@ -35,6 +37,10 @@ struct EngineOptions {
   std::string drafter = "auto";     // speculative decoding: "auto" where it pays, "on" always, "off"
   uint64_t prefix_cache_bytes = 0;  // of memory for beginnings that sessions share; 0: none are kept
   std::string prefix_cache_dir;     // their files, for other processes; empty: memory alone
+  // "cpu"; "gpu", or "gpu:NAME" for one whose name contains NAME; "auto": the GPU where a hardware one passes a test
+  // against the CPU. On the GPU the portable graphs run, with a float32 cache.
+  std::string backend = "cpu";
+  std::string fallback = "none";  // "cpu": where the GPU fails, at the start or later, the CPU goes on
 };
 
 class Engine : public std::enable_shared_from_this<Engine> {
@@ -58,26 +64,40 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   const Bundle& bundle() const { return bundle_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
-  Target& target() { return *target_; }
+  Target& target() { return *active_; }                // after fall_back() another one
   PrefixStore* prefixes() { return prefixes_.get(); }  // nullptr when none are kept
   // Identifies the bundle in the files of sessions and prefixes.
   Sha256Digest digest() const;
-  Drafter* drafter() { return drafter_.get(); }  // nullptr when there is none
+  DraftModel* drafter() { return draft_; }  // nullptr when there is none
   DepthController& depth_controller() { return depth_controller_; }
-  const std::string& drafting() const { return drafting_; }  // the option `drafter`
+  std::string drafting() const;  // the option `drafter`
   int num_threads() const { return num_threads_; }
   int64_t max_context() const { return max_context_; }
-  const MemoryPlan& memory_plan() const { return memory_plan_; }  // with one session at max_context
+  MemoryPlan memory_plan() const;  // with one session at max_context
   double load_seconds() const { return load_seconds_; }
   bool fast() const { return fast_; }  // runs the fast graphs
   bool native_steps() const;           // runs steps of a few tokens without a graph
-  const std::string& kv_dtype() const { return kv_dtype_; }
+  bool on_gpu() const { return gpu_; }
+  std::string backend_reason() const;          // why this backend runs
+  const litert::Transfers* transfers() const;  // of the GPU; nullptr on the CPU
+  // After `failed` broke with `why`: loads the bundle for the CPU, once, if that was asked for. Else returns `why`.
+  Status fall_back(const Target& failed, const Status& why);
+  std::string kv_dtype() const;
   bool warm_start() const { return warm_start_; }  // packed weights came from the cache folder
   Stats stats() const;                             // of all sessions, those that are gone included
   // Adds what a session counted between two readings.
   void add_stats(const Stats& after, const Stats& before);
 
  private:
+  // The library wants environments and models created one at a time.
+  static std::mutex& creation_mutex();
+  Status load(const std::shared_ptr<const litert::Library>& library);
+  Status load_model(Result<litert::Environment> environment);
+  Status load_gpu(const std::shared_ptr<const litert::Library>& library);
+  Status create_gpu_target(const std::string& device);
+  // Whether GPU and CPU agree on this bundle; the verdict is remembered in the cache folder.
+  Status self_test(const std::string& device);
+  Status load_cpu();
   Status create_target(const EngineOptions& options, const litert::CpuOptions& cpu);
   Result<SoftTokens> counted(Result<SoftTokens> tokens, bool reused);
   Status create_prefixes(const EngineOptions& options);
@@ -95,7 +115,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::unique_ptr<PrefixStore> prefixes_;
   std::unique_ptr<litert::Model> drafter_model_;
   std::unique_ptr<litert::WeightCache> drafter_cache_;
-  std::unique_ptr<Drafter> drafter_;
+  std::unique_ptr<DraftModel> drafter_;
   std::unique_ptr<MediaEncoder> media_;
   DepthController depth_controller_;
   mutable std::mutex stats_mutex_;
@@ -106,8 +126,20 @@ class Engine : public std::enable_shared_from_this<Engine> {
   MemoryPlan memory_plan_;
   double load_seconds_ = 0;
   bool warm_start_ = false;
-  bool fast_ = false;
+  std::atomic<bool> fast_ = false;
   std::string kv_dtype_;
+
+  EngineOptions options_;
+  std::string cache_name_;
+  std::atomic<Target*> active_ = nullptr;
+  std::atomic<DraftModel*> draft_ = nullptr;
+  std::atomic<bool> gpu_ = false;
+  // What ran on the GPU before the CPU took over: sessions may still hold its caches.
+  std::unique_ptr<litert::Model> retired_drafter_model_;
+  std::unique_ptr<Target> retired_;
+  std::unique_ptr<DraftModel> retired_drafter_;
+  mutable std::mutex backend_mutex_;  // of what fall_back() changes
+  std::string backend_reason_;
 };
 
 }  // namespace tandem

@@ -73,7 +73,23 @@ void Session::publish() {
   published_ = stats_;
 }
 
+Status Session::recover(Status status) {
+  if (status.code() != Code::kBackend) return status;
+  TANDEM_RETURN_IF_ERROR(engine_->fall_back(*target_, status));
+  Target& target = engine_->target();
+  TANDEM_ASSIGN_OR_RETURN(cache_, target.new_cache());
+  target_ = &target;
+  cached_ = 0;
+  return {};
+}
+
 Status Session::catch_up(int64_t until) {
+  Status status = fill(until);
+  if (status.ok() || !(status = recover(status)).ok()) return status;
+  return fill(until);
+}
+
+Status Session::fill(int64_t until) {
   if (cached_ >= until) return {};
   const std::span<const int32_t> todo(tokens_.data() + cached_, static_cast<std::size_t>(until - cached_));
   std::vector<SoftRows> soft;
@@ -88,9 +104,9 @@ Status Session::catch_up(int64_t until) {
   while (cached_ < until && status.ok()) {
     const int64_t piece = std::min(kPrefillPiece, until - cached_), take = whole_blocks(soft, cached_, piece);
     int64_t done = 0;
-    status = engine_->target().prefill(
-        *cache_, cached_, todo.subspan(static_cast<std::size_t>(cached_ - start), static_cast<std::size_t>(take)), soft,
-        cancelled_, &done);
+    status = target_->prefill(*cache_, cached_,
+                              todo.subspan(static_cast<std::size_t>(cached_ - start), static_cast<std::size_t>(take)),
+                              soft, cancelled_, &done);
     cached_ += done;
     prefilled_ = cached_ - start;
   }
@@ -173,7 +189,11 @@ Status Session::logits(std::span<const int32_t> ids, float* out) {
   const auto start = Clock::now();
   TANDEM_RETURN_IF_ERROR(catch_up(position()));
   int64_t done = 0;
-  const Status status = engine_->target().score(*cache_, cached_, ids, cancelled_, out, &done);
+  Status status = target_->score(*cache_, cached_, ids, cancelled_, out, &done);
+  if (status.code() == Code::kBackend && recover(status).ok()) {
+    TANDEM_RETURN_IF_ERROR(catch_up(position()));
+    status = target_->score(*cache_, cached_, ids, cancelled_, out, &done);
+  }
   tokens_.insert(tokens_.end(), ids.begin(), ids.begin() + done);
   cached_ += done;
   stats_.prefill_tokens += done;
@@ -257,7 +277,12 @@ Status Session::step(std::span<const int32_t> drafts, DraftRound& round) {
   ids.insert(ids.end(), drafts.begin(), drafts.end());
   cached_ = last;
   int64_t done = 0;
-  TANDEM_RETURN_IF_ERROR(engine_->target().score(*cache_, last, ids, cancelled_, logits, &done));
+  Status status = target_->score(*cache_, last, ids, cancelled_, logits, &done);
+  if (status.code() == Code::kBackend && recover(status).ok()) {
+    TANDEM_RETURN_IF_ERROR(catch_up(last));
+    status = target_->score(*cache_, last, ids, cancelled_, logits, &done);
+  }
+  TANDEM_RETURN_IF_ERROR(status);
   cached_ = position();
   round.scored();
   return {};
@@ -265,13 +290,17 @@ Status Session::step(std::span<const int32_t> drafts, DraftRound& round) {
 
 bool Session::can_draft() const {
   const int64_t last = position() - 1;
-  return engine_->drafter() != nullptr && cached_ >= last && Drafter::ready(*cache_, last);
+  return target_ == &engine_->target() && engine_->drafter() != nullptr && cached_ >= last &&
+         engine_->drafter()->ready(*cache_, last);
 }
 
 Status Session::draft(int count, std::span<const int32_t> suppressed, std::vector<int32_t>& out) {
   out.clear();
   if (!can_draft()) return {};
-  return engine_->drafter()->draft(*cache_, position() - 1, tokens_.back(), count, suppressed, out);
+  const Status status = engine_->drafter()->draft(*cache_, position() - 1, tokens_.back(), count, suppressed, out);
+  if (status.code() != Code::kBackend || !recover(status).ok()) return status;
+  out.clear();
+  return catch_up(position() - 1);
 }
 
 const char* finish_reason_name(FinishReason reason) {
@@ -305,8 +334,10 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, const S
     return Status(Code::kInvalidRequest, "the session is empty; prefill at least one token before generating");
   }
   if (params.drafter == "on" && session.engine().drafting() == "off") {
-    return Status(Code::kInvalidRequest,
-                  "drafter='on' needs an engine with the fast graphs that was not opened with drafter='off'");
+    return Status(
+        Code::kInvalidRequest,
+        "drafter='on' needs an engine that drafts: on the CPU the fast graphs, on a GPU a bundle with a drafter, "
+        "and an engine that was not opened with drafter='off'");
   }
   if (!params.simulate_acceptance.empty() && session.engine().drafter() == nullptr) {
     return Status(

@@ -28,8 +28,8 @@ using PromptPart = std::variant<std::vector<int32_t>, SoftTokens>;
 
 class Session {
  public:
-  Session(std::shared_ptr<Engine> engine, std::unique_ptr<TargetCache> cache)
-      : engine_(std::move(engine)), cache_(std::move(cache)) {}
+  Session(std::shared_ptr<Engine> engine, Target& target, std::unique_ptr<TargetCache> cache)
+      : engine_(std::move(engine)), target_(&target), cache_(std::move(cache)) {}
 
   // Number of tokens in the sequence.
   int64_t position() const { return static_cast<int64_t>(tokens_.size()); }
@@ -130,10 +130,15 @@ class Session {
   void publish();
   // Brings the cache up to `until` tokens.
   Status catch_up(int64_t until);
+  Status fill(int64_t until);
+  // After `status` of a call to the target: kOk when another target took its place, whose cache is empty; else
+  // `status`.
+  Status recover(Status status);
   // Runs the last token (again, if it was already in the cache) and `drafts` behind it; their logits go to `round`.
   Status step(std::span<const int32_t> drafts, DraftRound& round);
 
   std::shared_ptr<Engine> engine_;
+  Target* target_;  // whose cache it is; the engine's, until that falls back to another
   std::unique_ptr<TargetCache> cache_;
   std::vector<int32_t> tokens_;
   std::vector<Span> spans_;  // in order; the embeddings stay, for a cache that has to be filled again

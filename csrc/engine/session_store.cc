@@ -21,7 +21,7 @@ Sha256Digest digest_of(const SoftTokens& media) {
 
 Result<std::unique_ptr<Session>> Session::clone() const {
   TANDEM_ASSIGN_OR_RETURN(auto cache, cache_->clone());
-  auto copy = std::make_unique<Session>(engine_, std::move(cache));
+  auto copy = std::make_unique<Session>(engine_, *target_, std::move(cache));
   copy->tokens_ = tokens_;
   copy->spans_ = spans_;
   copy->cached_ = cached_;
@@ -92,13 +92,14 @@ Status Session::save(const std::string& path) {
   snapshot.position = cached_;
   snapshot.tokens = tokens_;
   snapshot.metadata = describe_media();
-  return engine_->target().save(*cache_, path, snapshot);
+  return target_->save(*cache_, path, snapshot);
 }
 
 Result<std::unique_ptr<Session>> Session::restore(std::shared_ptr<Engine> engine, const std::string& path) {
-  TANDEM_ASSIGN_OR_RETURN(auto cache, engine->target().new_cache());
-  TANDEM_ASSIGN_OR_RETURN(Snapshot snapshot, engine->target().restore(*cache, path, engine->digest()));
-  auto session = std::make_unique<Session>(std::move(engine), std::move(cache));
+  Target& target = engine->target();
+  TANDEM_ASSIGN_OR_RETURN(auto cache, target.new_cache());
+  TANDEM_ASSIGN_OR_RETURN(Snapshot snapshot, target.restore(*cache, path, engine->digest()));
+  auto session = std::make_unique<Session>(std::move(engine), target, std::move(cache));
   const auto count = static_cast<int64_t>(snapshot.tokens.size());
   const int64_t context = session->engine_->max_context();
   if (count > context) {

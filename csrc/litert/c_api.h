@@ -11,8 +11,11 @@ using RtStatus = int;  // kRtOk or an error number
 using ParamIndex = std::size_t;
 
 inline constexpr RtStatus kRtOk = 0;
+inline constexpr RtStatus kRtRuntimeFailure = 3;
 inline constexpr RtStatus kRtCancelled = 100;
+inline constexpr RtStatus kRtCompilation = 504;
 inline constexpr int kAcceleratorCpu = 1;
+inline constexpr int kAcceleratorGpu = 2;
 inline constexpr int kMaxRank = 8;
 inline constexpr int kLockRead = 0;
 inline constexpr int kLockWrite = 1;
@@ -23,11 +26,14 @@ inline constexpr int32_t kInt32 = 2;
 inline constexpr int32_t kBool = 6;
 
 // Environment option tags.
+inline constexpr int32_t kOptionRuntimeLibraryDir = 22;         // folder of the accelerators' libraries
 inline constexpr int32_t kOptionAutoRegisterAccelerators = 24;  // bit mask; CPU alone probes no GPU and warns of none
 inline constexpr int32_t kOptionMinLoggerSeverity = 25;
 inline constexpr int64_t kLogSilent = 4;
 
-inline constexpr int32_t kAnyInt = 2;  // type tag of an integer RtAny
+// Type tags of RtAny.
+inline constexpr int32_t kAnyInt = 2;
+inline constexpr int32_t kAnyString = 8;
 
 struct RtLayout {
   unsigned rank : 7, has_strides : 1;
@@ -62,6 +68,8 @@ struct RtOptionsT;
 struct RtOpaqueOptionsT;
 struct RtCompiledModelT;
 struct RtTensorBufferT;
+struct RtAcceleratorT;
+struct RtTensorBufferRequirementsT;
 using RtEnvironment = RtEnvironmentT*;
 using RtModel = RtModelT*;
 using RtSignature = RtSignatureT*;
@@ -70,6 +78,8 @@ using RtOptions = RtOptionsT*;
 using RtOpaqueOptions = RtOpaqueOptionsT*;
 using RtCompiledModel = RtCompiledModelT*;
 using RtTensorBuffer = RtTensorBufferT*;
+using RtAccelerator = RtAcceleratorT*;
+using RtTensorBufferRequirements = RtTensorBufferRequirementsT*;
 
 // A custom operator: `user` is one pointer for all nodes of the model, so a node's identity must come in as a tensor.
 struct RtCustomOpKernel {
@@ -117,6 +127,18 @@ static_assert(sizeof(RtEnvOption) == 24 && offsetof(RtEnvOption, value) == 8);
   F(CompiledModelClearErrors, RtStatus, (RtCompiledModel))                                            \
   F(CreateTensorBufferFromHostMemory, RtStatus,                                                       \
     (const RtRankedTensorType*, void*, std::size_t, void (*)(void*), RtTensorBuffer*))                \
+  F(GetNumAccelerators, RtStatus, (RtEnvironment, ParamIndex*))                                       \
+  F(GetAccelerator, RtStatus, (RtEnvironment, ParamIndex, RtAccelerator*))                            \
+  F(GetAcceleratorName, RtStatus, (RtAccelerator, const char**))                                      \
+  F(CompiledModelIsNonCpuFullyAccelerated, RtStatus, (RtCompiledModel, bool*))                        \
+  F(GetCompiledModelInputBufferRequirements, RtStatus,                                                \
+    (RtCompiledModel, ParamIndex, ParamIndex, RtTensorBufferRequirements*))                           \
+  F(GetCompiledModelOutputBufferRequirements, RtStatus,                                               \
+    (RtCompiledModel, ParamIndex, ParamIndex, RtTensorBufferRequirements*))                           \
+  F(CreateManagedTensorBufferFromRequirements, RtStatus,                                              \
+    (RtEnvironment, const RtRankedTensorType*, RtTensorBufferRequirements, RtTensorBuffer*))          \
+  F(GetTensorBufferType, RtStatus, (RtTensorBuffer, int*))                                            \
+  F(GetTensorBufferPackedSize, RtStatus, (RtTensorBuffer, std::size_t*))                              \
   F(LockTensorBuffer, RtStatus, (RtTensorBuffer, void**, int))                                        \
   F(UnlockTensorBuffer, RtStatus, (RtTensorBuffer))                                                   \
   F(DestroyTensorBuffer, void, (RtTensorBuffer))

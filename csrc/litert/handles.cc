@@ -5,34 +5,13 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "litert/options.h"
+
 namespace tandem::litert {
 namespace {
 
 // XNNPACK reads up to XNN_EXTRA_BYTES past the end of a tensor.
 constexpr std::size_t kExtraBytes = 128;
-
-// Adds one TOML payload; ownership of the text moves to the options.
-Status add_toml(const Library& api, RtOptions options, const char* identifier, const std::string& toml) {
-  RtOpaqueOptions opaque = nullptr;
-  char* text = strdup(toml.c_str());
-  if (text == nullptr) return {Code::kOutOfMemory, "out of memory for LiteRT options"};
-  TANDEM_RETURN_IF_ERROR(
-      to_status(api.CreateOpaqueOptions(identifier, text, std::free, &opaque), std::string(identifier) + " options"));
-  return to_status(api.AddOpaqueOptions(options, opaque), std::string(identifier) + " options");
-}
-
-// A TOML basic string. Control characters cannot be passed on: a syntax error would silently fall back to defaults.
-Result<std::string> toml_string(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (static_cast<unsigned char>(c) < 0x20) {
-      return Status(Code::kInvalidRequest, "the cache folder's path contains a control character; choose another");
-    }
-    if (c == '"' || c == '\\') out += '\\';
-    out += c;
-  }
-  return out + "\"";
-}
 
 std::string take_messages(const Library& api, RtCompiledModel model) {
   char* text = nullptr;
@@ -144,16 +123,7 @@ Result<CompiledModel> CompiledModel::create(const Environment& environment, cons
   }
   TANDEM_RETURN_IF_ERROR(add_toml(api, raw, "xnnpack", cpu));
 
-  // Mode 2 keeps messages in a buffer: status numbers alone name no cause, and a library must not print.
-  std::string runtime = "error_reporter_mode = 2\n";
-  if (!options.signature_keys.empty()) {
-    runtime += "selected_signature_keys = [";
-    for (std::size_t i = 0; i < options.signature_keys.size(); ++i) {
-      runtime += (i ? ", \"" : "\"") + options.signature_keys[i] + "\"";
-    }
-    runtime += "]\n";
-  }
-  TANDEM_RETURN_IF_ERROR(add_toml(api, raw, "runtime_options_string", runtime));
+  TANDEM_RETURN_IF_ERROR(add_runtime_options(api, raw, options.signature_keys));
 
   for (const CustomOp& op : options.custom_ops) {
     TANDEM_RETURN_IF_ERROR(
@@ -163,9 +133,7 @@ Result<CompiledModel> CompiledModel::create(const Environment& environment, cons
   RtCompiledModel compiled = nullptr;
   const RtStatus status = api.CreateCompiledModel(environment.get(), model.get(), raw, &compiled);
   if (status != kRtOk) return to_status(status, "LiteRT cannot compile the model for the CPU");
-  CompiledModel result;
-  result.handle_ = CompiledHandle(environment.library(), compiled);
-  return result;
+  return CompiledModel(CompiledHandle(environment.library(), compiled));
 }
 
 Status CompiledModel::run(const Signature& signature, std::vector<RtTensorBuffer>& inputs,

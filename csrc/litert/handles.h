@@ -96,11 +96,14 @@ struct CpuOptions {
 // A model ready to run. One thread at a time: all signatures share one interpreter and one thread pool.
 class CompiledModel {
  public:
+  CompiledModel() = default;
+  explicit CompiledModel(CompiledHandle handle) : handle_(std::move(handle)) {}
   static Result<CompiledModel> create(const Environment& environment, const Model& model, const CpuOptions& options);
 
   // Runs one signature; buffers in the signature's order. The library's own message is part of an error.
   Status run(const Signature& signature, std::vector<RtTensorBuffer>& inputs,
              std::vector<RtTensorBuffer>& outputs) const;
+  RtCompiledModel get() const { return handle_.get(); }
 
  private:
   CompiledHandle handle_;

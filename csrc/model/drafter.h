@@ -11,26 +11,23 @@
 
 #include "bundle/manifest.h"
 #include "litert/handles.h"
+#include "model/draft_model.h"
 #include "model/fast_target.h"
 
 namespace tandem {
 
-class Drafter {
+class Drafter : public DraftModel {
  public:
   // `model` and `target` must outlive the drafter.
   static Result<std::unique_ptr<Drafter>> create(const litert::Environment& environment, const litert::Model& model,
                                                  const DrafterSpec& spec, FastTarget& target,
                                                  const litert::CpuOptions& options);
 
-  // Whether draft() can go on from the token at `position`: the newest step has left the hidden state before it.
-  static bool ready(const TargetCache& cache, int64_t position) {
+  bool ready(const TargetCache& cache, int64_t position) const override {
     return position > 0 && !FastTarget::hidden(cache, position - 1).empty();
   }
-
-  // Drafts `count` tokens to follow `token`, which stands at `position` and is not in the cache yet, while all tokens
-  // before it are; never one of `suppressed`, which the target could not accept. Changes nothing in the cache.
   Status draft(TargetCache& cache, int64_t position, int32_t token, int count, std::span<const int32_t> suppressed,
-               std::vector<int32_t>& out);
+               std::vector<int32_t>& out) override;
 
  private:
   Drafter() = default;

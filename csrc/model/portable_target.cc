@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
+
+#include "model/portable_mask.h"
 
 namespace tandem {
 namespace {
 
 constexpr const char* kEmbedded = "embedded_prefill_";
-constexpr float kMasked = -0.7f * std::numeric_limits<float>::max();  // LiteRT-LM's value for float masks
 
 Status malformed(const std::string& what) {
   return {Code::kBundle, "the bundle's graphs are not Tandem's: " + what + "; convert the model again"};
@@ -125,23 +125,11 @@ Result<std::unique_ptr<TargetCache>> PortableTarget::new_cache() {
   return std::unique_ptr<TargetCache>(std::move(cache));
 }
 
-void PortableTarget::fill_mask(Step& step, int64_t start, int64_t count, std::span<const SoftRows> soft) const {
-  // Row i may see keys 0 .. start+i, one of an image the whole image (the graph takes the later ones away again in full
-  // layers); a row of padding sees key 0, so that its softmax stays finite.
-  for (int64_t row = 0; row < step.rows; ++row) {
-    int64_t visible = row < count ? start + row + 1 : 1;
-    for (const SoftRows& span : soft) {
-      if (span.block && row < count && span.first <= start + row && start + row < span.end()) visible = span.end();
-    }
-    if (step.mask_is_bool) {
-      auto* out = static_cast<uint8_t*>(step.mask) + row * context_;
-      std::memset(out, 1, static_cast<std::size_t>(visible));
-      std::memset(out + visible, 0, static_cast<std::size_t>(context_ - visible));
-    } else {
-      auto* out = static_cast<float*>(step.mask) + row * context_;
-      std::fill(out, out + visible, 0.0f);
-      std::fill(out + visible, out + context_, kMasked);
-    }
+void PortableTarget::mask_step(Step& step, int64_t start, int64_t count, std::span<const SoftRows> soft) const {
+  if (step.mask_is_bool) {
+    fill_mask<uint8_t>(static_cast<uint8_t*>(step.mask), step.rows, context_, start, count, soft, 1, 0);
+  } else {
+    fill_mask(static_cast<float*>(step.mask), step.rows, context_, start, count, soft, 0.0f, kMasked);
   }
 }
 
@@ -177,7 +165,7 @@ Status PortableTarget::run(Step& step, PortableCache& cache, int64_t start, std:
     if (step.tokens != nullptr) step.tokens[row] = row < count ? ids[static_cast<std::size_t>(row)] : 0;
     step.positions[row] = static_cast<int32_t>(row < count ? start + row : 0);
   }
-  fill_mask(step, start, count, soft);
+  mask_step(step, start, count, soft);
   std::vector<litert::RtTensorBuffer> inputs = step.inputs;
   std::vector<litert::RtTensorBuffer> outputs = step.outputs;
   for (std::size_t i = 0; i < inputs.size(); ++i) {

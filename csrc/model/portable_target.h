@@ -59,7 +59,7 @@ class PortableTarget : public Target {
              std::span<const SoftRows> soft);
   // Fills the embeddings of a step that takes them.
   Status embed(Step& step, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft);
-  void fill_mask(Step& step, int64_t start, int64_t count, std::span<const SoftRows> soft) const;
+  void mask_step(Step& step, int64_t start, int64_t count, std::span<const SoftRows> soft) const;
   // The smallest embedding step for `take` rows at `start` that does not reach past the context; nullptr if there is
   // none.
   Step* embedding_step(int64_t start, int64_t take);

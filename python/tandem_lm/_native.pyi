@@ -90,7 +90,11 @@ class Engine:
         drafter: str = "auto",
         prefix_cache_bytes: int = 0,  # 0: none
         prefix_cache_dir: str = "",  # "": memory alone
+        backend: str = "cpu",
+        fallback: str = "none",
     ) -> None: ...
+    on_gpu: bool
+    def transfers(self) -> dict[str, int] | None: ...  # None on the CPU
     tokenizer: Tokenizer
     def info(self) -> dict[str, Any]: ...
     def embed_image(
@@ -106,6 +110,7 @@ class Engine:
     def prefix_stats(self) -> dict[str, int] | None: ...
     def write_prefixes(self) -> None: ...  # to the folder, if there is one
 
+def vulkan_devices() -> list[dict[str, Any]]: ...  # name, kind, memory_bytes
 def open_tokenizer(path: str) -> Tokenizer: ...  # without loading the model
 def inspect(path: str) -> str: ...  # JSON: sections, manifest, sizes
 def memory_plan(

@@ -10,12 +10,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from . import _checks, library
+from . import _checks, gpu, library
 from ._interrupt import interruptible
 from ._process import ProcessBound
 from .errors import BackendError, BundleError, Cancelled, FileError, InvalidRequestError, translated
 from .text import Tokenizer
-from .types import EngineInfo, PrefixStats, SamplingParams, SoftTokens, Stats, Token
+from .types import EngineInfo, PrefixStats, SamplingParams, SoftTokens, Stats, Token, Transfers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,13 @@ class Engine(ProcessBound):
     "portable" (standard operators, what other runtimes run; its cache is always f32), or "auto": fast where there is.
 
     `drafter` is about speculative decoding, which gives the same text sooner: "auto" drafts tokens where that pays
-    (with the bundle's drafter, or by looking up repeated text), "on" always, "off" never. It needs the fast graphs.
+    (with the bundle's drafter, or by looking up repeated text), "on" always, "off" never. On the CPU it needs the fast
+    graphs.
+
+    `backend` "gpu" runs the portable graphs on a GPU (`tandem devices` lists them; the variable TANDEM_GPU or
+    "gpu:NAME" chooses one by a part of its name), "auto" does where a GPU in hardware agrees with the CPU on this
+    bundle; `info.backend` and `info.backend_reason` tell. It computes in float32. `fallback` "cpu" lets the CPU go on
+    where the GPU fails, at once or in the middle of a text.
 
     `prefix_cache` is a budget in bytes for beginnings of sequences that sessions may share, such as a system prompt: a
     session that begins with what another one had does not compute it again. None or 0: none are kept. The budget counts
@@ -87,8 +93,10 @@ class Engine(ProcessBound):
         graph: str = "auto",
         prefix_cache: int | None = None,
         prefix_cache_dir: PathLike | None = None,
+        fallback: str = "none",
     ) -> None:
-        _checks.choice("backend", backend, ("cpu",))
+        backend = gpu.checked_backend(backend)
+        _checks.choice("fallback", fallback, ("none", "cpu"))
         _checks.choice("kv_dtype", kv_dtype, ("f16", "f32", "int8"))
         _checks.choice("graph", graph, ("auto", "fast", "portable"))
         _checks.choice("drafter", drafter, ("auto", "on", "off"))
@@ -100,10 +108,16 @@ class Engine(ProcessBound):
             prefixes = _checks.integer("prefix_cache", prefix_cache, 0, 2**62)
         where = open_path(path)
         native = native_module()
+        litert = str(library.litert_library())
+        refused = gpu.prepare(backend) if backend != "cpu" else ""
+        if refused:  # a driver that would take this process down is not let in
+            if backend != "auto" and fallback != "cpu":
+                raise BackendError(f"{refused}; use backend='cpu'")
+            backend = "cpu"
         with translated():
             self._native: Any = native.Engine(
                 where,
-                str(library.litert_library()),
+                litert,
                 threads,
                 context,
                 library.engine_cache_dir(cache_dir),
@@ -112,10 +126,33 @@ class Engine(ProcessBound):
                 drafter,
                 prefixes,
                 folder,
+                backend,
+                fallback,
             )
-            self.info = EngineInfo.from_native(self._native.info())
+            self._refused = refused
+            self._info = self._read_info()
             self.tokenizer = Tokenizer(self._native.tokenizer)
         self.path = Path(path)
+
+    @property
+    def info(self) -> EngineInfo:
+        """What the bundle is, and how it runs: another backend after a fallback."""
+        if self._native is not None and self._native.on_gpu != (self._info.backend == "gpu"):
+            self._info = self._read_info()
+        return self._info
+
+    def _read_info(self) -> EngineInfo:
+        with translated():
+            values = self._native.info()
+        if self._refused and values["backend"] == "cpu":
+            values["backend_reason"] = f"the CPU instead of the GPU: {self._refused}"
+        return EngineInfo.from_native(values)
+
+    def transfers(self) -> Transfers | None:
+        """What has crossed between CPU and GPU since the bundle was loaded; None on the CPU."""
+        with translated():
+            counts = self._open().transfers()
+        return None if counts is None else Transfers(**counts)
 
     def session(self) -> Session:
         """A new, empty sequence."""

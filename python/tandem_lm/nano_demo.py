@@ -51,6 +51,10 @@ def run_nano_demo(bundle: Path | None = None, num_threads: int | None = None) ->
     print(NEXT)
 
 
+def nano_is_packaged() -> bool:
+    return (DATA / BUNDLE).exists()
+
+
 def packaged_bundle() -> Path:
     path = DATA / BUNDLE
     if not path.exists():

@@ -38,7 +38,8 @@ class EngineInfo:
     graph: str  # which of the bundle's graphs run: "fast" or "portable"
     native_steps: bool  # steps of a few tokens run without a graph: this CPU and these weights allow it
     memory: Mapping[str, int]  # bytes by part, as planned with one session of max_context tokens
-    backend: str = "cpu"
+    backend: str = "cpu"  # or "gpu"
+    backend_reason: str = ""  # why it is this one; the GPU's name
     has_drafter: bool = False
     modalities: tuple[str, ...] = ("text",)  # and "image", "audio", "video" where the model takes them
     media: Mapping[str, Any] = field(default_factory=dict)  # sizes and token ids of images and sound, as in the bundle
@@ -69,6 +70,8 @@ class EngineInfo:
             graph=info["graph"],
             native_steps=info["native_steps"],
             memory=dict(info["memory"]),
+            backend=info["backend"],
+            backend_reason=info["backend_reason"],
             has_drafter=info["has_drafter"],
             modalities=_modalities(manifest.get("media") or {}),
             media=manifest.get("media") or {},
@@ -168,6 +171,21 @@ class SoftTokens:
     rows: int  # tokens that it takes
     token: int  # the id that stands for each of them in Session.tokens
     hash: str  # of the content
+
+
+@dataclass(frozen=True)
+class Transfers:
+    """What has crossed between CPU and GPU. Keys and values do not, but for the zeros that a session begins with."""
+
+    runs: int  # of graphs
+    uploads: int
+    upload_bytes: int
+    downloads: int
+    download_bytes: int
+
+    def since(self, earlier: Transfers) -> Transfers:
+        """What was counted after `earlier`."""
+        return Transfers(**{name: getattr(self, name) - getattr(earlier, name) for name in self.__dataclass_fields__})
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class EngineOptions(c.Structure):
         *((name, c.c_char_p) for name in ("litert_library", "cache_dir", "kv_dtype", "graph", "drafter")),
         ("max_context", c.c_int64),
         ("num_threads", c.c_int64),
+        ("backend", c.c_char_p),
+        ("fallback", c.c_char_p),
     ]
 
 

@@ -234,7 +234,8 @@ def test_sampling_params_are_greedy_and_frozen() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"backend": "gpu"},
+        {"backend": "npu"},
+        {"fallback": "gpu"},
         {"kv_dtype": "q3"},
         {"graph": "slow"},
         {"drafter": "yes"},

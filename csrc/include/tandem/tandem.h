@@ -95,6 +95,9 @@ typedef struct tandem_engine_options {
   const char* drafter;        /* "auto" (NULL): speculative decoding where it pays; "on"; "off" */
   int64_t max_context;        /* tokens that a session can hold; 0: what the bundle was made for */
   int64_t num_threads;        /* 0: the physical cores that this process may use; at most 1024 */
+  const char* backend;  /* "cpu" (NULL); "gpu", "gpu:NAME" for one whose name contains NAME; "auto": the GPU where a
+                           hardware one agrees with the CPU. A broken GPU driver can end the process */
+  const char* fallback; /* "none" (NULL); "cpu": where the GPU fails, at the start or later, the CPU goes on */
 } tandem_engine_options;
 
 /* Loads the bundle at `path`; the first time on a machine takes longer, since weights are packed. `options` may be

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import TandemError
-from . import bench, chat, compare, convert, demo, inspect, perplexity, run, tokenize, verify
+from . import bench, chat, compare, convert, demo, devices, inspect, perplexity, run, tokenize, verify
 from .output import complain
 
-COMMANDS = (convert, inspect, verify, run, chat, tokenize, perplexity, compare, bench, demo)
+COMMANDS = (convert, inspect, verify, run, chat, tokenize, perplexity, compare, bench, devices, demo)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="let draft 1, 2, ... be accepted with these chances when all before it were, whatever the model says: "
         "what the machinery yields at an acceptance that an untrained drafter cannot show. Marked as simulated",
     )
+    parser.add_argument("--backend", default="cpu", metavar="B", help="cpu (default), gpu, gpu:NAME or auto")
     parser.add_argument("--no-warmup", action="store_true", help="time the first run too")
 
 
@@ -60,7 +61,9 @@ def execute(args: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             note(f"{name}: {done}/{args.repetitions}")
 
-    with open_bench_engine(args.bundle, tests, args.threads, args.kv_dtype, args.graph, args.drafter) as engine:
+    with open_bench_engine(
+        args.bundle, tests, args.threads, args.kv_dtype, args.graph, args.drafter, args.backend
+    ) as engine:
         decoding = SamplingParams(draft_tokens=args.draft_tokens, simulate_acceptance=args.simulate_acceptance or ())
         results = list(run_tests(engine, tests, args.repetitions, not args.no_warmup, progress, decoding))
         write = {"md": as_table, "json": as_json, "csv": as_csv}[args.output]
@@ -69,12 +72,26 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def open_bench_engine(
-    bundle: str, tests: Sequence[BenchTest], threads: int | None, kv_dtype: str, graph: str, drafter: str = "off"
+    bundle: str,
+    tests: Sequence[BenchTest],
+    threads: int | None,
+    kv_dtype: str,
+    graph: str,
+    drafter: str = "off",
+    backend: str = "cpu",
 ) -> Engine:
-    """An engine with the context that the tests need. That of portable graphs is part of the bundle."""
-    context = None if graph == "portable" else max(test.context for test in tests)
+    """An engine with the context that the tests need. That of portable graphs, a GPU's too, is part of the bundle."""
+    context = None if graph == "portable" or backend != "cpu" else max(test.context for test in tests)
     with without_greeting():
-        return Engine(bundle, num_threads=threads, max_context=context, kv_dtype=kv_dtype, graph=graph, drafter=drafter)
+        return Engine(
+            bundle,
+            backend=backend,
+            num_threads=threads,
+            max_context=context,
+            kv_dtype=kv_dtype,
+            graph=graph,
+            drafter=drafter,
+        )
 
 
 def facts(engine: Engine, results: Sequence[Result], simulated: Sequence[float]) -> dict[str, Any]:

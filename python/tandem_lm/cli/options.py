@@ -14,6 +14,7 @@ from ..errors import InvalidRequestError
 from ..media import Audio, Image, Video
 from ..types import SamplingParams
 from .loading import packing_bar
+from .output import complain
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,17 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="tokens a session can hold (default: the bundle's)"
     )
+    add_backend_options(parser)
+
+
+def add_backend_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend",
+        default="cpu",
+        metavar="B",
+        help="cpu (default), gpu, gpu:NAME, or auto: the GPU where it agrees with the CPU (tandem devices lists GPUs)",
+    )
+    parser.add_argument("--fallback", default="none", metavar="B", help="cpu: goes on there where the GPU fails")
 
 
 def add_prefix_option(parser: argparse.ArgumentParser) -> None:
@@ -73,13 +85,18 @@ def media(args: argparse.Namespace) -> dict[str, list[Any]]:
 def open_engine(args: argparse.Namespace) -> Engine:
     """The engine that the command line asks for."""
     with packing_bar(Path(args.bundle)), without_greeting():
-        return Engine(
+        engine = Engine(
             args.bundle,
+            backend=args.backend,
             num_threads=args.threads,
             max_context=args.max_context,
             drafter=getattr(args, "drafter", "auto"),
             prefix_cache_dir=getattr(args, "prefix_cache", None),
+            fallback=args.fallback,
         )
+    if args.backend != "cpu" and engine.info.backend == "cpu":
+        complain(f"note: {engine.info.backend_reason}")
+    return engine
 
 
 def sampling_params(args: argparse.Namespace, engine: Engine, *, recommended: bool) -> SamplingParams:

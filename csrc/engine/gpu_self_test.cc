@@ -1,0 +1,43 @@
+#include "engine/gpu_self_test.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+namespace tandem {
+namespace {
+
+constexpr int64_t kPrompt = 11, kScored = 4;  // in all less than the smallest context
+
+Result<std::vector<float>> scored(Target& target, std::span<const int32_t> ids) {
+  const std::atomic<bool> cancelled = false;
+  TANDEM_ASSIGN_OR_RETURN(const auto cache, target.new_cache());
+  std::vector<float> logits(static_cast<std::size_t>(kScored * target.vocab_size()));
+  int64_t done = 0;
+  TANDEM_RETURN_IF_ERROR(target.prefill(*cache, 0, ids.first(kPrompt), {}, cancelled, &done));
+  TANDEM_RETURN_IF_ERROR(target.score(*cache, kPrompt, ids.subspan(kPrompt), cancelled, logits.data(), &done));
+  return logits;
+}
+
+}  // namespace
+
+Result<double> logit_difference(Target& candidate, Target& reference) {
+  std::mt19937 random(1);
+  std::vector<int32_t> ids(kPrompt + kScored);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<uint32_t>(reference.vocab_size()));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<float> got, scored(candidate, ids));
+  TANDEM_ASSIGN_OR_RETURN(const std::vector<float> expected, scored(reference, ids));
+  double mean = 0, spread = 0, difference = 0;
+  for (const float value : expected) mean += value;
+  mean /= static_cast<double>(expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    spread += (expected[i] - mean) * (expected[i] - mean);
+    difference += (double{got[i]} - expected[i]) * (double{got[i]} - expected[i]);
+  }
+  return spread > 0 ? std::sqrt(difference / spread) : 0.0;
+}
+
+}  // namespace tandem
