@@ -41,7 +41,9 @@ echo "== Python tests"
 # The interpreter is not instrumented, so the runtime must be there before it. Python itself leaves memory behind.
 runtime=$("${CXX:-g++}" -print-file-name="lib$(case $kind in address) echo asan ;; thread) echo tsan ;; *) echo ubsan ;; esac).so")
 export ASAN_OPTIONS=detect_leaks=0
-tests=(api capi kv_dtype speculation conversation memory sessions prefix_cache weight_cache)
+tests=(api async capi kv_dtype scheduler speculation conversation memory sessions prefix_cache weight_cache)
 # The C++ runtime is preloaded too, where the sanitizer finds the exceptions of libraries that are loaded later.
-LD_PRELOAD="$runtime $("${CXX:-g++}" -print-file-name=libstdc++.so.6)" PYTHONMALLOC=malloc "${launch[@]}" \
+# (Not before the launcher, whose own addresses are still random.)
+"${launch[@]}" env PYTHONMALLOC=malloc \
+  LD_PRELOAD="$runtime $("${CXX:-g++}" -print-file-name=libstdc++.so.6)" \
   python -m pytest -p no:cacheprovider -q --timeout 1800 "${tests[@]/#/$root/tests/python/test_}"

@@ -18,6 +18,7 @@ enum class Code : int {
   kBackend = 5,         // LiteRT is missing, of a wrong version, or reported a failure
   kCancelled = 6,       // cancelled by the caller; the session keeps what was done
   kIo = 7,              // a file could not be read or written
+  kTimeout = 12,        // a time limit passed; the session keeps what was done (8 to 11: the C ABI has its own there)
 };
 
 // A code and one message that names what failed, where, and the remedy. Cheap to move; kOk carries no message.

@@ -57,6 +57,7 @@ void init_engine(py::module_& module) {
              info["load_seconds"] = engine.load_seconds();
              info["kv_dtype"] = engine.kv_dtype();
              info["graph"] = engine.fast() ? "fast" : "portable";
+             info["step_rows"] = engine.step_rows();
              info["native_steps"] = engine.native_steps();
              info["has_drafter"] = engine.bundle().manifest().drafter.has_value();
              info["warm_start"] = engine.warm_start();

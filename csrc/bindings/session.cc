@@ -46,6 +46,8 @@ py::array_t<float> array_of(const SoftTokens& tokens) {
   return array;
 }
 
+Deadline deadline(const std::optional<double>& timeout) { return timeout ? deadline_in(*timeout) : kNoDeadline; }
+
 }  // namespace
 
 py::dict stats_dict(const Stats& stats) {
@@ -66,6 +68,9 @@ py::dict stats_dict(const Stats& stats) {
   out["verify_seconds"] = stats.verify_seconds;
   out["media_embedded"] = stats.media_embedded;
   out["media_reused"] = stats.media_reused;
+  out["steps"] = stats.steps;
+  out["step_rows"] = stats.step_rows;
+  out["batch_sizes"] = stats.batch_sizes;
   return out;
 }
 
@@ -114,8 +119,10 @@ void init_session(py::module_& module) {
           py::arg("ids"), py::call_guard<py::gil_scoped_release>())
       .def(
           "prefill_parts",
-          [](Session& session, const std::vector<PromptPart>& parts) { check(session.prefill(parts)); },
-          py::arg("parts"), py::call_guard<py::gil_scoped_release>())
+          [](Session& session, const std::vector<PromptPart>& parts, const std::optional<double>& timeout) {
+            check(session.prefill(parts, deadline(timeout)));
+          },
+          py::arg("parts"), py::arg("timeout") = py::none(), py::call_guard<py::gil_scoped_release>())
       .def(
           "common_prefix",
           [](const Session& session, const std::vector<PromptPart>& parts) { return session.common_prefix(parts); },
@@ -126,20 +133,22 @@ void init_session(py::module_& module) {
           py::arg("position"), py::arg("refill") = true)
       .def_property_readonly("tokens", &Session::tokens)
       .def(
-          "clone", [](const Session& session) { return take(session.clone()); },
-          py::call_guard<py::gil_scoped_release>())
+          "clone", [](Session& session) { return take(session.clone()); }, py::call_guard<py::gil_scoped_release>())
       .def(
           "save", [](Session& session, const std::string& path) { check(session.save(path)); }, py::arg("path"),
           py::call_guard<py::gil_scoped_release>())
       .def(
           "generate",
-          [](Session& session, const SamplingParams& params) { return take(Generation::create(session, params)); },
-          py::arg("params"), py::keep_alive<0, 1>())
+          [](Session& session, const SamplingParams& params, const std::optional<double>& timeout) {
+            return take(Generation::create(session, params, deadline(timeout)));
+          },
+          py::arg("params"), py::arg("timeout") = py::none(), py::keep_alive<0, 1>())
       .def(
           "draft",
           [](Session& session, int count) {
             std::vector<int32_t> ids;
-            check(session.draft(count, {}, ids));
+            double seconds = 0;
+            check(session.draft(count, {}, ids, &seconds));
             return ids;
           },
           py::arg("count"), py::call_guard<py::gil_scoped_release>())

@@ -10,6 +10,7 @@ static_assert(TANDEM_OUT_OF_MEMORY == static_cast<int>(Code::kOutOfMemory));
 static_assert(TANDEM_BACKEND == static_cast<int>(Code::kBackend));
 static_assert(TANDEM_CANCELLED == static_cast<int>(Code::kCancelled));
 static_assert(TANDEM_IO == static_cast<int>(Code::kIo));
+static_assert(TANDEM_TIMED_OUT == static_cast<int>(Code::kTimeout));
 
 struct LastError {
   std::string text;
@@ -69,6 +70,8 @@ const char* tandem_status_name(tandem_status status) {
       return "buffer too small";
     case TANDEM_INTERNAL:
       return "internal";
+    case TANDEM_TIMED_OUT:
+      return "timed out";
     default:
       return "unknown status";
   }

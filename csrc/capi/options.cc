@@ -99,6 +99,9 @@ Result<SamplingParams> sampling_params(const tandem_sampling* sampling, const Ma
   TANDEM_RETURN_IF_ERROR(check_list(given.stop_ids, given.num_stop_ids, "stop_ids"));
   TANDEM_RETURN_IF_ERROR(check_list(given.stop_strings, given.num_stop_strings, "stop_strings"));
   TANDEM_RETURN_IF_ERROR(check_list(given.suppress_ids, given.num_suppress_ids, "suppress_ids"));
+  if (!(given.timeout_seconds >= 0)) {
+    return Status(Code::kInvalidRequest, "timeout_seconds must be 0 (none) or positive");
+  }
   if (given.draft_tokens < 0 || given.draft_tokens > kMaxDraftTokens) {
     return Status(Code::kInvalidRequest, "draft_tokens is " + std::to_string(given.draft_tokens) + "; give 1 to " +
                                              std::to_string(kMaxDraftTokens) + ", or 0 for as many as pay");
@@ -132,6 +135,12 @@ Result<SamplingParams> sampling_params(const tandem_sampling* sampling, const Ma
   out.drafter = string_or(given.drafter, "auto");
   out.draft_tokens = static_cast<int>(given.draft_tokens);
   return out;
+}
+
+Deadline sampling_deadline(const tandem_sampling* sampling) {
+  tandem_sampling given;
+  const Status status = read_struct(sampling, "tandem_sampling", &given);
+  return status.ok() && given.timeout_seconds > 0 ? deadline_in(given.timeout_seconds) : kNoDeadline;
 }
 
 tandem_stats stats_struct(const Stats& stats) {
@@ -170,6 +179,8 @@ tandem_finish finish_number(FinishReason reason) {
       return TANDEM_FINISH_CONTEXT;
     case FinishReason::kCancelled:
       return TANDEM_FINISH_CANCELLED;
+    case FinishReason::kTimeout:
+      return TANDEM_FINISH_TIMEOUT;
   }
   return TANDEM_FINISH_NONE;
 }

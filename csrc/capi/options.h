@@ -60,6 +60,9 @@ Result<EngineOptions> engine_options(const tandem_engine_options* options);
 // `sampling` may be nullptr. Completed by the model's own stop and suppressed tokens.
 Result<SamplingParams> sampling_params(const tandem_sampling* sampling, const Manifest& manifest);
 
+// Of a struct that sampling_params() accepts; counts from now.
+Deadline sampling_deadline(const tandem_sampling* sampling);
+
 tandem_stats stats_struct(const Stats& stats);
 tandem_finish finish_number(FinishReason reason);
 

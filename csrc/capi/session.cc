@@ -15,7 +15,7 @@ Result<std::unique_ptr<Generation>> start(SessionObject& object, const tandem_sa
   TANDEM_ASSIGN_OR_RETURN(const SamplingParams params,
                           sampling_params(sampling, object.session->engine().bundle().manifest()));
   object.generation.reset();
-  return Generation::create(*object.session, params);
+  return Generation::create(*object.session, params, sampling_deadline(sampling));
 }
 
 tandem_status generate(SessionObject& object, const tandem_sampling* sampling, tandem_token_callback callback,

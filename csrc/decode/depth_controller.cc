@@ -28,6 +28,8 @@ DepthController::DepthController() {
 }
 
 double DepthController::step_cost(int rows) const {
+  constexpr int kMost = kMaxDepth + 1;
+  if (rows > kMost) return step_cost(kMost) * rows / kMost;
   double ratio = ratio_[index(rows)];
   // More rows never cost less.
   for (int more = rows + 1; more <= kMaxDepth + 1; ++more) {
@@ -51,9 +53,10 @@ double DepthController::accept_rate(int source, int position) const {
   return rate;
 }
 
-DepthController::Choice DepthController::best(const std::array<int, kDraftSources>& available, bool none_too) const {
+DepthController::Choice DepthController::best(const std::array<int, kDraftSources>& available, int sessions,
+                                              bool none_too) const {
   Choice best;
-  double best_rate = none_too ? 1.0 / step_cost(1) : 0.0;
+  double best_rate = none_too ? 1.0 / step_cost(sessions) : 0.0;  // tokens per second of each session
   for (int s = 0; s < kDraftSources; ++s) {
     const int most = std::min(available[index(s)], kMaxDepth);
     const double seconds = sources_[index(s)].seconds;
@@ -67,7 +70,7 @@ DepthController::Choice DepthController::best(const std::array<int, kDraftSource
         reached *= accept_rate(s, ++counted);
         tokens += reached;
       }
-      const double rate = tokens / (each * depth + step_cost(depth + 1));
+      const double rate = tokens / (each * depth * sessions + step_cost((depth + 1) * sessions));
       if (rate > best_rate) {
         best_rate = rate;
         best = {static_cast<DraftSource>(s), depth, false};
@@ -77,10 +80,10 @@ DepthController::Choice DepthController::best(const std::array<int, kDraftSource
   return best;
 }
 
-DepthController::Choice DepthController::choose(const std::array<int, kDraftSources>& available) {
+DepthController::Choice DepthController::choose(const std::array<int, kDraftSources>& available, int sessions) {
   const std::lock_guard lock(mutex_);
   if (level_samples_ == 0) return {};  // what a plain step costs comes first
-  const Choice chosen = best(available, true);
+  const Choice chosen = best(available, sessions, true);
   if (chosen.depth > 0) return chosen;
   for (int s = 0; s < kDraftSources; ++s) {
     Source& source = sources_[index(s)];
@@ -92,9 +95,9 @@ DepthController::Choice DepthController::choose(const std::array<int, kDraftSour
   return {};
 }
 
-DepthController::Choice DepthController::choose_some(const std::array<int, kDraftSources>& available) {
+DepthController::Choice DepthController::choose_some(const std::array<int, kDraftSources>& available, int sessions) {
   const std::lock_guard lock(mutex_);
-  return best(available, false);
+  return best(available, sessions, false);
 }
 
 void DepthController::record_step(int rows, double seconds) {
@@ -108,6 +111,11 @@ void DepthController::record_step(int rows, double seconds) {
     } else {
       level_ += 2 * kGain * std::clamp(surprise, -kSurprise, kSurprise);
     }
+    ++level_samples_;
+    return;
+  }
+  if (level_samples_ == 0) {  // sessions that shared their steps from the first on
+    level_ = measured - ratio_[index(rows)];
     ++level_samples_;
     return;
   }
@@ -127,10 +135,11 @@ void DepthController::record_step(int rows, double seconds) {
 void DepthController::record(const Round& round) {
   const std::lock_guard lock(mutex_);
   const int depth = std::min(round.choice.depth, kMaxDepth);
-  record_step(depth + 1, round.step_seconds);
+  const int step_rows = std::max(depth + 1, round.step_rows);
+  record_step(step_rows, round.step_seconds);
   if (depth == 0) return;
   for (int rows = 2; rows <= kMaxDepth + 1; ++rows) {
-    if (rows == depth + 1 || samples_[index(rows)] < 2) continue;
+    if (rows == step_rows || samples_[index(rows)] < 2) continue;
     const double prior = std::log(1 + kPriorRowShare * (rows - 1));
     ratio_[index(rows)] = prior + (ratio_[index(rows)] - prior) * kFading;
   }

@@ -1,7 +1,8 @@
 // How many tokens to draft, and from which source: the depth with the most expected tokens per second, none included.
 // Learns from every round what a step costs by its number of rows, what drafting costs, and how often the draft at each
-// position is right. Shared by all sessions of an engine, so that a new request starts with what was learnt.
-// Thread-safe.
+// position is right. Where several sessions share their steps, the tokens and costs of all count, as if each drafted
+// alike: rows that are nearly free for one session are not for eight. Shared by all sessions of an engine, so that a
+// new request starts with what was learnt. Thread-safe.
 #pragma once
 
 #include <array>
@@ -25,17 +26,18 @@ class DepthController {
   struct Round {
     Choice choice;  // with the depth that was really drafted
     double draft_seconds = 0;
-    double step_seconds = 0;  // of the target, for depth + 1 rows
+    double step_seconds = 0;  // of the target's step
+    int step_rows = 0;        // of that step, depth + 1 or more: those of other sessions too
     int judged = 0;           // drafts that a token was compared with
     int accepted = 0;         // the first so many of them were right
   };
 
   DepthController();
 
-  // `available`: how many tokens each source could draft now.
-  Choice choose(const std::array<int, kDraftSources>& available);
+  // `available`: how many tokens each source could draft now; `sessions`: how many share a step.
+  Choice choose(const std::array<int, kDraftSources>& available, int sessions = 1);
   // The best depth of at least 1; depth 0 only when nothing is available.
-  Choice choose_some(const std::array<int, kDraftSources>& available);
+  Choice choose_some(const std::array<int, kDraftSources>& available, int sessions = 1);
   void record(const Round& round);
 
   // What it believes, for tests and reports.
@@ -53,9 +55,10 @@ class DepthController {
     int interval = 0;     // the wait after a probe that fails
   };
 
+  // Of `rows` rows; more than a step can have take several.
   double step_cost(int rows) const;
   double accept_rate(int source, int position) const;
-  Choice best(const std::array<int, kDraftSources>& available, bool none_too) const;
+  Choice best(const std::array<int, kDraftSources>& available, int sessions, bool none_too) const;
   void record_step(int rows, double seconds);
 
   mutable std::mutex mutex_;

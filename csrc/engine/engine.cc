@@ -49,6 +49,13 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   cpu.num_threads = engine->num_threads_;
   engine->media_ = std::make_unique<MediaEncoder>(engine->bundle_, engine->environment_, creation_mutex(), cpu,
                                                   options.cache_dir, engine->cache_name_);
+  engine->scheduler_ = std::make_unique<Scheduler>(*engine->target_);
+  // Weights that are mapped from the cache folder; those in memory are not among what is available.
+  uint64_t mapped = 0;
+  if (engine->weight_cache_ != nullptr && !engine->weight_cache_->path().empty())
+    mapped += engine->memory_plan_.weights;
+  if (engine->drafter_cache_ != nullptr && engine->drafter_cache_->warm()) mapped += engine->memory_plan_.drafter;
+  engine->admission_ = std::make_unique<Admission>(path, mapped, [] { return available_memory(); });
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
 }
@@ -177,8 +184,13 @@ bool Engine::native_steps() const {
 }
 
 Stats Engine::stats() const {
+  const Scheduler::Counters steps = scheduler_->counters();
   const std::lock_guard lock(stats_mutex_);
-  return stats_;
+  Stats all = stats_;
+  all.steps = steps.steps;
+  all.step_rows = steps.rows;
+  all.batch_sizes = steps.batch_sizes;
+  return all;
 }
 
 void Engine::add_stats(const Stats& after, const Stats& before) {
@@ -222,7 +234,8 @@ bool Engine::is_placeholder(int32_t id) const {
 Result<std::unique_ptr<Session>> Engine::new_session() {
   Target& target = this->target();
   TANDEM_ASSIGN_OR_RETURN(auto cache, target.new_cache());
-  return std::make_unique<Session>(shared_from_this(), target, std::move(cache));
+  TANDEM_ASSIGN_OR_RETURN(auto ticket, admit(cache->bytes()));
+  return std::make_unique<Session>(shared_from_this(), target, std::move(cache), std::move(ticket));
 }
 
 Result<std::unique_ptr<Session>> Engine::restore(const std::string& path) {

@@ -12,9 +12,11 @@
 #include "base/status.h"
 #include "bundle/reader.h"
 #include "decode/depth_controller.h"
+#include "engine/admission.h"
 #include "engine/media_encoder.h"
 #include "engine/memory_plan.h"
 #include "engine/prefix_store.h"
+#include "engine/scheduler.h"
 #include "engine/stats.h"
 #include "litert/gpu.h"
 #include "litert/handles.h"
@@ -47,10 +49,13 @@ class Engine : public std::enable_shared_from_this<Engine> {
  public:
   static Result<std::shared_ptr<Engine>> open(const std::string& path, const EngineOptions& options);
 
+  // kOutOfMemory, with the numbers, when its cache might not fit beside those of the sessions that are open.
   Result<std::unique_ptr<Session>> new_session();
   // A session from a file of Session::save(). kInvalidRequest: of another bundle, kv_dtype or layout; kIo: damaged, or
   // of another version; kContextLength: longer than the context.
   Result<std::unique_ptr<Session>> restore(const std::string& path);
+  // For whoever makes a session in another way: its cache may take `bytes`.
+  Result<Admission::Ticket> admit(uint64_t bytes) { return admission_->admit(bytes, max_context_); }
 
   // Embeddings of an image (or of a frame of a video) and of sound, for Session::prefill. What was seen or heard lately
   // is remembered. Arguments and errors as MediaEncoder's.
@@ -64,7 +69,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   const Bundle& bundle() const { return bundle_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
-  Target& target() { return *active_; }                // after fall_back() another one
+  // Runs steps by the scheduler only; after fall_back() another one.
+  Target& target() { return *active_; }
+  Scheduler& scheduler() { return *scheduler_; }
   PrefixStore* prefixes() { return prefixes_.get(); }  // nullptr when none are kept
   // Identifies the bundle in the files of sessions and prefixes.
   Sha256Digest digest() const;
@@ -75,8 +82,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
   int64_t max_context() const { return max_context_; }
   MemoryPlan memory_plan() const;  // with one session at max_context
   double load_seconds() const { return load_seconds_; }
-  bool fast() const { return fast_; }  // runs the fast graphs
-  bool native_steps() const;           // runs steps of a few tokens without a graph
+  bool fast() const { return fast_; }                                // runs the fast graphs
+  bool native_steps() const;                                         // runs steps of a few tokens without a graph
+  int64_t step_rows() const { return active_.load()->step_rows(); }  // of all sessions that share a step; 1: none do
   bool on_gpu() const { return gpu_; }
   std::string backend_reason() const;          // why this backend runs
   const litert::Transfers* transfers() const;  // of the GPU; nullptr on the CPU
@@ -117,6 +125,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::unique_ptr<litert::WeightCache> drafter_cache_;
   std::unique_ptr<DraftModel> drafter_;
   std::unique_ptr<MediaEncoder> media_;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<Admission> admission_;
   DepthController depth_controller_;
   mutable std::mutex stats_mutex_;
   Stats stats_;

@@ -12,13 +12,31 @@ namespace {
 
 constexpr int64_t kPrompt = 11, kScored = 4;  // in all less than the smallest context
 
+// Nobody else has a step to run.
+class OpenGate : public StepGate {
+ public:
+  Status enter() override { return {}; }
+  void leave() override {}
+  const std::atomic<bool>& cancelled() const override { return cancelled_; }
+
+ private:
+  std::atomic<bool> cancelled_ = false;
+};
+
 Result<std::vector<float>> scored(Target& target, std::span<const int32_t> ids) {
-  const std::atomic<bool> cancelled = false;
+  OpenGate gate;
   TANDEM_ASSIGN_OR_RETURN(const auto cache, target.new_cache());
   std::vector<float> logits(static_cast<std::size_t>(kScored * target.vocab_size()));
   int64_t done = 0;
-  TANDEM_RETURN_IF_ERROR(target.prefill(*cache, 0, ids.first(kPrompt), {}, cancelled, &done));
-  TANDEM_RETURN_IF_ERROR(target.score(*cache, kPrompt, ids.subspan(kPrompt), cancelled, logits.data(), &done));
+  TANDEM_RETURN_IF_ERROR(target.prefill(*cache, 0, ids.first(kPrompt), {}, gate, &done));
+  for (done = 0; done < kScored;) {
+    ScoreItem item{cache.get(), kPrompt + done, ids.subspan(static_cast<std::size_t>(kPrompt + done)),
+                   logits.data() + done * target.vocab_size()};
+    ScoreItem* const items[] = {&item};
+    target.score(items);
+    TANDEM_RETURN_IF_ERROR(item.status);
+    done += item.done;
+  }
   return logits;
 }
 

@@ -17,6 +17,12 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 
 }  // namespace
 
+Status Session::Use::status() const {
+  if (ours_) return {};
+  return {Code::kInvalidRequest,
+          "the session runs another call: give every thread or task a session of its own, or cancel() and wait"};
+}
+
 Status Session::check(std::span<const int32_t> ids) const {
   const int64_t vocab = engine_->target().vocab_size();
   for (std::size_t i = 0; i < ids.size(); ++i) {
@@ -68,7 +74,13 @@ void Session::trim_cache() {
   if (cached_ > needed) cached_ = cache_->rewind(needed);
 }
 
+void Session::cancel() {
+  cancelled_ = true;
+  engine_->scheduler().recheck();
+}
+
 void Session::publish() {
+  ticket_.update(cache_->bytes(), cache_->used_bytes());
   engine_->add_stats(stats_, published_);
   published_ = stats_;
 }
@@ -106,19 +118,23 @@ Status Session::fill(int64_t until) {
     int64_t done = 0;
     status = target_->prefill(*cache_, cached_,
                               todo.subspan(static_cast<std::size_t>(cached_ - start), static_cast<std::size_t>(take)),
-                              soft, cancelled_, &done);
+                              soft, seat_, &done);
     cached_ += done;
     prefilled_ = cached_ - start;
   }
   return status;
 }
 
-Status Session::prefill(std::span<const int32_t> ids) {
+Status Session::prefill(std::span<const int32_t> ids, Deadline deadline) {
+  const Use use(*this);
+  TANDEM_RETURN_IF_ERROR(use.status());
   TANDEM_RETURN_IF_ERROR(check(ids));
-  return append(ids, {});
+  return append(ids, {}, deadline);
 }
 
-Status Session::prefill(std::span<const PromptPart> parts) {
+Status Session::prefill(std::span<const PromptPart> parts, Deadline deadline) {
+  const Use use(*this);
+  TANDEM_RETURN_IF_ERROR(use.status());
   std::vector<int32_t> ids;
   std::vector<Span> spans;
   for (const PromptPart& part : parts) {
@@ -134,7 +150,7 @@ Status Session::prefill(std::span<const PromptPart> parts) {
     }
   }
   TANDEM_RETURN_IF_ERROR(check_length(static_cast<int64_t>(ids.size())));
-  return append(ids, std::move(spans));
+  return append(ids, std::move(spans), deadline);
 }
 
 int64_t Session::common_prefix(std::span<const PromptPart> parts) const {
@@ -158,9 +174,10 @@ int64_t Session::common_prefix(std::span<const PromptPart> parts) const {
   return at;
 }
 
-Status Session::append(std::span<const int32_t> ids, std::vector<Span> spans) {
+Status Session::append(std::span<const int32_t> ids, std::vector<Span> spans, Deadline deadline) {
   if (ids.empty()) return {};
   cancelled_ = false;
+  seat_.set_deadline(deadline);
   prefilled_ = 0;
   ++changes_;
   const auto start = Clock::now();
@@ -182,27 +199,39 @@ Status Session::append(std::span<const int32_t> ids, std::vector<Span> spans) {
 }
 
 Status Session::logits(std::span<const int32_t> ids, float* out) {
+  const Use use(*this);
+  TANDEM_RETURN_IF_ERROR(use.status());
   TANDEM_RETURN_IF_ERROR(check(ids));
   if (ids.empty()) return {};
   cancelled_ = false;
   ++changes_;
   const auto start = Clock::now();
   TANDEM_RETURN_IF_ERROR(catch_up(position()));
-  int64_t done = 0;
-  Status status = target_->score(*cache_, cached_, ids, cancelled_, out, &done);
-  if (status.code() == Code::kBackend && recover(status).ok()) {
-    TANDEM_RETURN_IF_ERROR(catch_up(position()));
-    status = target_->score(*cache_, cached_, ids, cancelled_, out, &done);
+  std::size_t done = 0;
+  Status status;
+  while (done < ids.size() && status.ok()) {
+    ScoreItem item{cache_.get(), cached_ + static_cast<int64_t>(done), ids.subspan(done),
+                   out + done * static_cast<std::size_t>(target_->vocab_size())};
+    item.target = target_;
+    status = engine_->scheduler().score(seat_, item);
+    done += static_cast<std::size_t>(item.done);
+    if (status.code() == Code::kBackend && recover(status).ok()) {
+      status = catch_up(position());
+      done = 0;
+    }
   }
-  tokens_.insert(tokens_.end(), ids.begin(), ids.begin() + done);
-  cached_ += done;
-  stats_.prefill_tokens += done;
+  seat_.leave_batch();
+  tokens_.insert(tokens_.end(), ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(done));
+  cached_ += static_cast<int64_t>(done);
+  stats_.prefill_tokens += static_cast<int64_t>(done);
   stats_.prefill_seconds += seconds_since(start);
   publish();
   return status;
 }
 
 Status Session::rewind(int64_t target, bool refill) {
+  const Use use(*this);
+  TANDEM_RETURN_IF_ERROR(use.status());
   if (target < 0 || target > position()) {
     return {Code::kInvalidRequest, "cannot rewind to " + std::to_string(target) + ": the session holds " +
                                        std::to_string(position()) + " tokens"};
@@ -276,11 +305,15 @@ Status Session::step(std::span<const int32_t> drafts, DraftRound& round) {
   std::vector<int32_t> ids{tokens_.back()};
   ids.insert(ids.end(), drafts.begin(), drafts.end());
   cached_ = last;
-  int64_t done = 0;
-  Status status = target_->score(*cache_, last, ids, cancelled_, logits, &done);
+  const auto score = [&] {
+    ScoreItem item{cache_.get(), last, ids, logits};
+    item.target = target_;
+    return engine_->scheduler().score(seat_, item, &report_);
+  };
+  Status status = score();
   if (status.code() == Code::kBackend && recover(status).ok()) {
     TANDEM_RETURN_IF_ERROR(catch_up(last));
-    status = target_->score(*cache_, last, ids, cancelled_, logits, &done);
+    status = score();
   }
   TANDEM_RETURN_IF_ERROR(status);
   cached_ = position();
@@ -294,10 +327,13 @@ bool Session::can_draft() const {
          engine_->drafter()->ready(*cache_, last);
 }
 
-Status Session::draft(int count, std::span<const int32_t> suppressed, std::vector<int32_t>& out) {
+Status Session::draft(int count, std::span<const int32_t> suppressed, std::vector<int32_t>& out, double* seconds) {
   out.clear();
+  *seconds = 0;
   if (!can_draft()) return {};
-  const Status status = engine_->drafter()->draft(*cache_, position() - 1, tokens_.back(), count, suppressed, out);
+  const Status status = engine_->scheduler().draft(
+      seat_, [&] { return engine_->drafter()->draft(*cache_, position() - 1, tokens_.back(), count, suppressed, out); },
+      seconds);
   if (status.code() != Code::kBackend || !recover(status).ok()) return status;
   out.clear();
   return catch_up(position() - 1);
@@ -315,20 +351,26 @@ const char* finish_reason_name(FinishReason reason) {
       return "context";
     case FinishReason::kCancelled:
       return "cancelled";
+    case FinishReason::kTimeout:
+      return "timeout";
   }
   return "";
 }
 
-Generation::Generation(Session& session, const SamplingParams& params)
+Generation::Generation(Session& session, const SamplingParams& params, Deadline deadline)
     : session_(session),
       params_(params),
+      deadline_(deadline),
       sampler_(params, session.engine().target().vocab_size()),
       decoder_(session.engine().tokenizer()),
       stop_(params.stop_ids, params.stop_strings),
       round_(static_cast<std::size_t>(session.engine().target().vocab_size())),
       simulation_(params.seed) {}
 
-Result<std::unique_ptr<Generation>> Generation::create(Session& session, const SamplingParams& params) {
+Result<std::unique_ptr<Generation>> Generation::create(Session& session, const SamplingParams& params,
+                                                       Deadline deadline) {
+  const Session::Use use(session);
+  TANDEM_RETURN_IF_ERROR(use.status());
   TANDEM_RETURN_IF_ERROR(validate(params, session.engine().target().vocab_size()));
   if (session.position() == 0) {
     return Status(Code::kInvalidRequest, "the session is empty; prefill at least one token before generating");
@@ -352,15 +394,21 @@ Result<std::unique_ptr<Generation>> Generation::create(Session& session, const S
   TANDEM_RETURN_IF_ERROR(session.check_can_step());
   session.cancelled_ = false;
   session.stats_.time_to_first_token = 0;
-  std::unique_ptr<Generation> generation(new Generation(session, params));
+  std::unique_ptr<Generation> generation(new Generation(session, params, deadline));
   generation->sampler_.accept_prompt(session.tokens_);
   return generation;
 }
 
 Generation::~Generation() {
   end_round();
+  session_.seat_.leave_batch();
   session_.remember_prefix();
   session_.publish();
+}
+
+void Generation::finish(FinishReason reason) {
+  finish_ = reason;
+  session_.seat_.leave_batch();  // other sessions need not wait for this one's next step
 }
 
 Status Generation::draft() {
@@ -376,6 +424,8 @@ Status Generation::draft() {
   measuring_ = true;
   if (most < 1) return {};
 
+  const int sessions = std::max(1, session_.report_.sessions);  // that share a step, as far as can be foreseen
+  double drafting = 0;                                          // seconds that the drafter took
   const auto start = Clock::now();
   session_.ngrams_.update(session_.tokens_);
   NgramDrafter::Draft lookup = session_.ngrams_.draft(most);
@@ -397,12 +447,13 @@ Status Generation::draft() {
       choice = {long_match ? DraftSource::kLongMatch : DraftSource::kShortMatch, std::min(fixed, matched)};
     }
   } else if (wish == "on") {
-    choice = engine.depth_controller().choose_some(available);
+    choice = engine.depth_controller().choose_some(available, sessions);
   } else {
-    choice = engine.depth_controller().choose(available);
+    choice = engine.depth_controller().choose(available, sessions);
   }
+  const double looking = seconds_since(start);
   if (choice.depth > 0 && choice.source == DraftSource::kModel) {
-    TANDEM_RETURN_IF_ERROR(session_.draft(choice.depth, params_.suppress_ids, drafts_));
+    TANDEM_RETURN_IF_ERROR(session_.draft(choice.depth, params_.suppress_ids, drafts_, &drafting));
   } else if (choice.depth > 0) {
     lookup.ids.resize(static_cast<std::size_t>(choice.depth));
     drafts_ = std::move(lookup.ids);
@@ -412,7 +463,7 @@ Status Generation::draft() {
   drafts_.erase(soft, drafts_.end());
   choice.depth = static_cast<int>(drafts_.size());
   measured_.choice = choice;
-  measured_.draft_seconds = seconds_since(start);
+  measured_.draft_seconds = looking + drafting;  // without the wait for a turn
   return {};
 }
 
@@ -421,11 +472,12 @@ Status Generation::begin_round() {
   TANDEM_RETURN_IF_ERROR(session_.check_can_step());
   // The drafter reads the cache up to the last token but one.
   TANDEM_RETURN_IF_ERROR(session_.catch_up(session_.position() - 1));
+  session_.seat_.announce();
   TANDEM_RETURN_IF_ERROR(draft());
-  const auto start = Clock::now();
   TANDEM_RETURN_IF_ERROR(session_.step(drafts_, round_));
   changes_ = session_.changes_;
-  measured_.step_seconds = seconds_since(start);
+  measured_.step_seconds = session_.report_.seconds;
+  measured_.step_rows = session_.report_.rows;
   Stats& stats = session_.stats_;
   stats.draft_seconds += measured_.draft_seconds;
   if (stats.depths.size() <= drafts_.size()) stats.depths.resize(drafts_.size() + 1);
@@ -459,27 +511,34 @@ void Generation::end_round() {
 }
 
 Result<std::optional<Token>> Generation::next() {
+  const Session::Use use(session_);
+  TANDEM_RETURN_IF_ERROR(use.status());
+  return advance();
+}
+
+Result<std::optional<Token>> Generation::advance() {
+  const auto ended = [&](FinishReason reason) {
+    finish(reason);
+    return std::optional<Token>();
+  };
   if (finish_ != FinishReason::kNone) return std::optional<Token>();
   const auto start = Clock::now();
   if (session_.position() >= session_.engine().max_context()) {
-    if (params_.pinned_tokens < 0) {
-      finish_ = FinishReason::kContext;
-      return std::optional<Token>();
-    }
+    if (params_.pinned_tokens < 0) return ended(FinishReason::kContext);
     TANDEM_RETURN_IF_ERROR(session_.slide(params_.pinned_tokens));
   }
-  if (session_.cancelled_) {
-    finish_ = FinishReason::kCancelled;
-    return std::optional<Token>();
-  }
-  if (!round_.pending() || changes_ != session_.changes_) {
-    if (const Status status = begin_round(); !status.ok()) {
+  session_.seat_.set_deadline(deadline_);
+  Status status = session_.seat_.check();
+  if (status.ok() && (!round_.pending() || changes_ != session_.changes_)) {
+    status = begin_round();
+    if (!status.ok()) {
       measuring_ = false;
-      if (status.code() != Code::kCancelled) return status;
-      finish_ = FinishReason::kCancelled;
-      return std::optional<Token>();
+      session_.seat_.leave_batch();
     }
   }
+  if (status.code() == Code::kCancelled) return ended(FinishReason::kCancelled);
+  if (status.code() == Code::kTimeout) return ended(FinishReason::kTimeout);
+  if (!status.ok()) return status;
   const auto sampling = Clock::now();
   TANDEM_ASSIGN_OR_RETURN(Sampler::Choice choice, sampler_.sample(round_.row()));
   if (!params_.simulate_acceptance.empty()) choice.id = simulated(choice.id);
@@ -497,11 +556,11 @@ Result<std::optional<Token>> Generation::next() {
   const bool stopped = stop_.is_stop_id(choice.id);
   if (!stopped) token.text = stop_.push(decoder_.push(choice.id));
   if (stopped || stop_.matched()) {
-    finish_ = FinishReason::kStop;
+    finish(FinishReason::kStop);
   } else if (produced_ >= params_.max_tokens) {
-    finish_ = FinishReason::kLength;
+    finish(FinishReason::kLength);
   } else if (session_.position() >= session_.engine().max_context() && params_.pinned_tokens < 0) {
-    finish_ = FinishReason::kContext;
+    finish(FinishReason::kContext);
   }
   if (finish_ != FinishReason::kNone && !stop_.matched()) {
     token.text += stop_.push(decoder_.flush());

@@ -1,5 +1,6 @@
 // Session: one sequence with its own KV cache; Generation: one run of the token loop over it.
-// A session has a single owner: calls on it are serialised by the caller, except cancel(). Depends on engine.
+// A session has a single owner: calls on it are serialised by the caller, except cancel(). A call that comes while
+// another thread runs one is refused (kInvalidRequest) and changes nothing. Depends on engine.
 #pragma once
 
 #include <atomic>
@@ -28,20 +29,25 @@ using PromptPart = std::variant<std::vector<int32_t>, SoftTokens>;
 
 class Session {
  public:
-  Session(std::shared_ptr<Engine> engine, Target& target, std::unique_ptr<TargetCache> cache)
-      : engine_(std::move(engine)), target_(&target), cache_(std::move(cache)) {}
+  // `ticket`: Engine::admit() for the cache, which is of `target`.
+  Session(std::shared_ptr<Engine> engine, Target& target, std::unique_ptr<TargetCache> cache, Admission::Ticket ticket)
+      : engine_(std::move(engine)),
+        target_(&target),
+        ticket_(std::move(ticket)),
+        cache_(std::move(cache)),
+        seat_(engine_->scheduler(), cancelled_) {}
 
   // Number of tokens in the sequence.
   int64_t position() const { return static_cast<int64_t>(tokens_.size()); }
   // How many tokens of the running (or newest) prefill are done; safe from any thread.
   int64_t prefilled() const { return prefilled_; }
 
-  // Appends ids. kContextLength or kInvalidRequest leave the session as it was; kCancelled keeps the part that was
-  // done.
-  Status prefill(std::span<const int32_t> ids);
+  // Appends ids. kContextLength or kInvalidRequest leave the session as it was; kCancelled, and kTimeout at the
+  // deadline, keep the part that was done.
+  Status prefill(std::span<const int32_t> ids, Deadline deadline = kNoDeadline);
   // The same for ids with images and sound between them, each image a block of its own whose tokens see each other. In
   // the sequence an id stands for every soft token (Engine::placeholder). A generation can begin after an id only.
-  Status prefill(std::span<const PromptPart> parts);
+  Status prefill(std::span<const PromptPart> parts, Deadline deadline = kNoDeadline);
 
   // How many tokens at the sequence's beginning are those that `parts` would make, never a part of an image: what need
   // not be computed again for such a prompt, after a rewind() to there. Images and sound are compared by their hash.
@@ -56,8 +62,8 @@ class Session {
   Status rewind(int64_t position, bool refill = true);
 
   // A session with the same sequence, its statistics begin anew. Keys and values are shared until one of the two writes
-  // (on the fast graphs; on the portable ones they are copied).
-  Result<std::unique_ptr<Session>> clone() const;
+  // (on the fast graphs; on the portable ones they are copied). kOutOfMemory as Engine::new_session().
+  Result<std::unique_ptr<Session>> clone();
 
   // Writes the sequence with its keys and values to a file that appears as a whole or not at all; Engine::restore()
   // reads it. What was not computed yet (after a long rewind) is computed first. There is no sampler state to save: it
@@ -72,11 +78,11 @@ class Session {
   const std::vector<int32_t>& tokens() const { return tokens_; }  // placeholders where there are soft tokens
 
   // What the drafter expects to follow: at most `count` tokens, none where it cannot say (no drafter, or no step has
-  // just been made). Changes nothing.
-  Status draft(int count, std::span<const int32_t> suppressed, std::vector<int32_t>& out);
+  // just been made). Changes nothing. `*seconds`: what it took, without waiting for a turn.
+  Status draft(int count, std::span<const int32_t> suppressed, std::vector<int32_t>& out, double* seconds);
 
   // Stops the running or the next call at its next step; safe from any thread.
-  void cancel() { cancelled_ = true; }
+  void cancel();
 
   const Stats& stats() const { return stats_; }  // since the session was made
   // Bytes that the sequence's keys and values may take; a drafter adds none.
@@ -85,6 +91,24 @@ class Session {
 
  private:
   friend class Generation;
+
+  // A call on the session; status() is an error while another one runs.
+  class Use {
+   public:
+    explicit Use(Session& session) : session_(session), ours_(!session.in_use_.exchange(true)) {}
+    ~Use() {
+      if (!ours_) return;
+      session_.seat_.set_deadline(kNoDeadline);  // it was this call's
+      session_.in_use_ = false;
+    }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+    Status status() const;
+
+   private:
+    Session& session_;
+    bool ours_;
+  };
 
   // Soft tokens and where they stand.
   struct Span {
@@ -100,7 +124,7 @@ class Session {
   Status check_length(int64_t more) const;
   Status check(const SoftTokens& media) const;
   // Appends `ids` with `spans` among them.
-  Status append(std::span<const int32_t> ids, std::vector<Span> spans);
+  Status append(std::span<const int32_t> ids, std::vector<Span> spans, Deadline deadline);
   // Shortens the sequence, not the cache.
   void truncate(int64_t position);
   // An error when rewinding to `target` would empty the cache.
@@ -126,7 +150,7 @@ class Session {
   // The metadata of a saved session.
   std::vector<std::byte> describe_media() const;
   bool read_media(std::span<const std::byte> metadata);
-  // Adds what was counted since the last call to the engine's statistics.
+  // Adds what was counted since the last call to the engine's statistics, and tells what memory the cache has taken.
   void publish();
   // Brings the cache up to `until` tokens.
   Status catch_up(int64_t until);
@@ -138,19 +162,23 @@ class Session {
   Status step(std::span<const int32_t> drafts, DraftRound& round);
 
   std::shared_ptr<Engine> engine_;
-  Target* target_;  // whose cache it is; the engine's, until that falls back to another
+  Target* target_;            // whose cache it is; the engine's, until that falls back to another
+  Admission::Ticket ticket_;  // given back after the cache is gone
   std::unique_ptr<TargetCache> cache_;
   std::vector<int32_t> tokens_;
   std::vector<Span> spans_;  // in order; the embeddings stay, for a cache that has to be filled again
   int64_t cached_ = 0;       // tokens_[0, cached_) have their KV; the newest token usually waits for its decode step
+  std::atomic<bool> in_use_ = false;
   std::atomic<bool> cancelled_ = false;
+  Scheduler::Seat seat_;
+  Scheduler::Report report_;  // of the newest step
   std::atomic<int64_t> prefilled_ = 0;
   int64_t changes_ = 0;  // counts what ends a round: prefills, rewinds, ...
   NgramDrafter ngrams_;  // covers tokens_, or less
   Stats stats_, published_;
 };
 
-enum class FinishReason { kNone, kStop, kLength, kContext, kCancelled };
+enum class FinishReason { kNone, kStop, kLength, kContext, kCancelled, kTimeout };
 const char* finish_reason_name(FinishReason reason);
 
 // One token of a generation. `text` is the UTF-8 that became final with it (empty while a character or a possible stop
@@ -166,7 +194,9 @@ struct Token {
 // string ends it and is not part of any text.
 class Generation {
  public:
-  static Result<std::unique_ptr<Generation>> create(Session& session, const SamplingParams& params);
+  // At the deadline it ends with kTimeout, after the step that runs then.
+  static Result<std::unique_ptr<Generation>> create(Session& session, const SamplingParams& params,
+                                                    Deadline deadline = kNoDeadline);
   ~Generation();
 
   // The next token; nothing after the end. After an error the session still holds every token that was returned.
@@ -174,7 +204,10 @@ class Generation {
   FinishReason finish_reason() const { return finish_; }
 
  private:
-  Generation(Session& session, const SamplingParams& params);
+  Generation(Session& session, const SamplingParams& params, Deadline deadline);
+  void finish(FinishReason reason);
+  // next() for a session that is in use.
+  Result<std::optional<Token>> advance();
   // Makes rows of logits: one, or several with drafts.
   Status begin_round();
   // Chooses how many tokens to draft, and drafts them.
@@ -185,6 +218,7 @@ class Generation {
 
   Session& session_;
   SamplingParams params_;
+  Deadline deadline_;
   Sampler sampler_;
   StreamDecoder decoder_;
   StopMatcher stop_;

@@ -19,9 +19,13 @@ Sha256Digest digest_of(const SoftTokens& media) {
 
 }  // namespace
 
-Result<std::unique_ptr<Session>> Session::clone() const {
+Result<std::unique_ptr<Session>> Session::clone() {
+  const Use use(*this);
+  TANDEM_RETURN_IF_ERROR(use.status());
+  // Shared pages may all have to be copied one day.
+  TANDEM_ASSIGN_OR_RETURN(auto ticket, engine_->admit(cache_->bytes()));
   TANDEM_ASSIGN_OR_RETURN(auto cache, cache_->clone());
-  auto copy = std::make_unique<Session>(engine_, *target_, std::move(cache));
+  auto copy = std::make_unique<Session>(engine_, *target_, std::move(cache), std::move(ticket));
   copy->tokens_ = tokens_;
   copy->spans_ = spans_;
   copy->cached_ = cached_;
@@ -85,6 +89,8 @@ bool Session::read_media(std::span<const std::byte> metadata) {
 }
 
 Status Session::save(const std::string& path) {
+  const Use use(*this);
+  TANDEM_RETURN_IF_ERROR(use.status());
   cancelled_ = false;
   TANDEM_RETURN_IF_ERROR(catch_up(ends_in_media() ? position() : position() - 1));
   Snapshot snapshot;
@@ -99,7 +105,8 @@ Result<std::unique_ptr<Session>> Session::restore(std::shared_ptr<Engine> engine
   Target& target = engine->target();
   TANDEM_ASSIGN_OR_RETURN(auto cache, target.new_cache());
   TANDEM_ASSIGN_OR_RETURN(Snapshot snapshot, target.restore(*cache, path, engine->digest()));
-  auto session = std::make_unique<Session>(std::move(engine), target, std::move(cache));
+  TANDEM_ASSIGN_OR_RETURN(auto ticket, engine->admit(cache->bytes()));
+  auto session = std::make_unique<Session>(std::move(engine), target, std::move(cache), std::move(ticket));
   const auto count = static_cast<int64_t>(snapshot.tokens.size());
   const int64_t context = session->engine_->max_context();
   if (count > context) {

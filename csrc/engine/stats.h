@@ -28,6 +28,11 @@ struct Stats {
   // Images and pieces of sound, of an engine only: no session makes them.
   int64_t media_embedded = 0;
   int64_t media_reused = 0;  // they were remembered
+
+  // Steps with logits, of an engine only: one may hold rows of several sessions.
+  int64_t steps = 0;
+  int64_t step_rows = 0;
+  std::vector<int64_t> batch_sizes;  // steps with 0, 1, 2, ... sessions
 };
 
 // Adds what happened between `before` and `after`, two readings of one session's counters, to `total`. The time to the

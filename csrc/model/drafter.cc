@@ -74,7 +74,6 @@ Result<std::unique_ptr<Drafter>> Drafter::create(const litert::Environment& envi
 Status Drafter::draft(TargetCache& cache, int64_t position, int32_t token, int count,
                       std::span<const int32_t> suppressed, std::vector<int32_t>& out) {
   out.clear();
-  const auto lock = target_->exclusive();
   const std::span<const float> hidden = FastTarget::hidden(cache, position - 1);
   if (hidden.size() != static_cast<std::size_t>(spec_.backbone_size)) {
     return {Code::kBackend, "the drafter has no hidden state to go on from"};

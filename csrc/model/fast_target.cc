@@ -40,6 +40,8 @@ class FastTarget::FastCache : public TargetCache {
  public:
   FastCache(std::unique_ptr<SequenceCache> kv, uint64_t bytes) : kv_(std::move(kv)), bytes_(bytes) {}
   uint64_t bytes() const override { return bytes_; }
+  // Without what others share: it may have to be copied.
+  uint64_t used_bytes() const override { return kv_->own_bytes(); }
   int64_t rewind(int64_t position) override {
     hidden_rows_ = std::min(hidden_rows_, std::max<int64_t>(0, position - hidden_start_));
     if (kv_->holds(position)) return position;
@@ -257,12 +259,15 @@ Status FastTarget::run(const Stage& stage) {
   return step_status_.ok() ? status : step_status_;
 }
 
-void FastTarget::prepare_ropes(int64_t start, int64_t rows) {
+void FastTarget::prepare_ropes() {
   for (RopeTable& rope : ropes_) {
-    rope.cosine.resize(static_cast<std::size_t>(rows * rope.pairs));
-    rope.sine.resize(static_cast<std::size_t>(rows * rope.pairs));
-    rope_table(rope.inverse_frequency.data(), rope.pairs, start, static_cast<int>(rows), rope.cosine.data(),
-               rope.sine.data());
+    rope.cosine.resize(static_cast<std::size_t>(rows_ * rope.pairs));
+    rope.sine.resize(static_cast<std::size_t>(rows_ * rope.pairs));
+    for (const Part& part : parts_) {
+      const int64_t at = part.first * rope.pairs;
+      rope_table(rope.inverse_frequency.data(), rope.pairs, part.start, static_cast<int>(part.rows),
+                 rope.cosine.data() + at, rope.sine.data() + at);
+    }
   }
 }
 
@@ -308,11 +313,10 @@ Status FastTarget::begin(SequenceCache& cache, int64_t start, std::span<const in
   TANDEM_RETURN_IF_ERROR(embed_rows(start, ids, soft, stage_rows));  // padding must be finite
   set_block_ends(start, count, soft);
   TANDEM_RETURN_IF_ERROR(cache.prepare(start, count));
-  cache_ = &cache;
-  start_ = start;
+  parts_.assign(1, {&cache, start, 0, count});
   rows_ = count;
   stage_rows_ = stage_rows;
-  prepare_ropes(start, count);
+  prepare_ropes();
   return {};
 }
 
@@ -320,26 +324,27 @@ Status FastTarget::run_layers(const Stage& stage, SequenceCache& cache, int64_t 
                               std::span<const SoftRows> soft) {
   TANDEM_RETURN_IF_ERROR(begin(cache, start, ids, soft, stage.rows));
   const Status status = run(stage);
-  cache_ = nullptr;
-  if (status.ok()) cache.written(start + static_cast<int64_t>(ids.size()));
+  parts_.clear();
   return status;
 }
 
 Status FastTarget::run_native(SequenceCache& cache, int64_t start, std::span<const int32_t> ids,
                               std::span<const SoftRows> soft, const std::atomic<bool>& cancelled) {
-  const auto count = static_cast<int64_t>(ids.size());
-  TANDEM_RETURN_IF_ERROR(begin(cache, start, ids, soft, count));
+  TANDEM_RETURN_IF_ERROR(begin(cache, start, ids, soft, static_cast<int64_t>(ids.size())));
+  const Status status = run_native_layers(cancelled);
+  parts_.clear();
+  return status;
+}
+
+Status FastTarget::run_native_layers(const std::atomic<bool>& cancelled) {
   const auto* embeddings = static_cast<const float*>(embeddings_.get());
   const auto attend_layer = [this](int layer, const float* q, const float* k, const float* v,
                                    const LayerWeights& weights, float* out) {
     return attention(q, k, v, weights.q_norm, weights.k_norm, layer, out);
   };
-  const Status status =
-      filling_ ? native_->fill(embeddings, static_cast<int>(count), attend_layer, cancelled)
-               : native_->run(embeddings, static_cast<int>(count), attend_layer, static_cast<float*>(hidden_.get()));
-  cache_ = nullptr;
-  if (status.ok()) cache.written(start + count);
-  return status;
+  const auto rows = static_cast<int>(rows_);
+  return filling_ ? native_->fill(embeddings, rows, attend_layer, cancelled)
+                  : native_->run(embeddings, rows, attend_layer, static_cast<float*>(hidden_.get()));
 }
 
 const FastTarget::Stage* FastTarget::filling_stage(int64_t take) const {
@@ -376,45 +381,76 @@ Status FastTarget::fill_graph(FastCache& cache, int64_t start, std::span<const i
 }
 
 Status FastTarget::prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                           std::span<const SoftRows> soft, const std::atomic<bool>& cancelled, int64_t* done) {
+                           std::span<const SoftRows> soft, StepGate& gate, int64_t* done) {
   auto& own = static_cast<FastCache&>(cache);
   *done = 0;
   while (*done < static_cast<int64_t>(ids.size())) {
-    if (cancelled) return {Code::kCancelled, "cancelled"};
-    const std::lock_guard lock(mutex_);
+    const StepTurn turn(gate);
+    TANDEM_RETURN_IF_ERROR(turn.status());
     own.keep_hidden(0, 0, nullptr, 0);
     const auto rest = ids.subspan(static_cast<std::size_t>(*done));
-    TANDEM_RETURN_IF_ERROR(native_ ? fill_native(own, start + *done, rest, soft, cancelled, done)
+    TANDEM_RETURN_IF_ERROR(native_ ? fill_native(own, start + *done, rest, soft, gate.cancelled(), done)
                                    : fill_graph(own, start + *done, rest, soft, done));
   }
   return {};
 }
 
-Status FastTarget::score(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                         const std::atomic<bool>& cancelled, float* logits, int64_t* done) {
-  *done = 0;
-  while (*done < static_cast<int64_t>(ids.size())) {
-    if (cancelled) return {Code::kCancelled, "cancelled"};
-    const std::lock_guard lock(mutex_);
-    const auto rest = ids.subspan(static_cast<std::size_t>(*done));
-    const auto left = static_cast<int64_t>(rest.size());
-    auto& own = static_cast<FastCache&>(cache);
-    const auto* hidden = static_cast<const float*>(hidden_.get());
-    float* out = logits + *done * spec_.vocab_size;
-    const int64_t take = std::min(left, step_rows());
-    const auto part = rest.first(static_cast<std::size_t>(take));
-    filling_ = false;
-    TANDEM_RETURN_IF_ERROR(native_ ? run_native(own.kv(), start + *done, part, {}, cancelled)
-                                   : run_layers(covering(body_, take), own.kv(), start + *done, part, {}));
-    own.keep_hidden(start + *done, take, hidden, spec_.hidden_size);
-    if (native_) {
-      native_->head(hidden, static_cast<int>(take), out);
-    } else {
-      TANDEM_RETURN_IF_ERROR(run(covering(head_, take)));
-      std::memcpy(out, logits_.get(), static_cast<std::size_t>(take * spec_.vocab_size) * sizeof(float));
-    }
-    *done += take;
+void FastTarget::score(std::span<ScoreItem* const> items) {
+  std::vector<int32_t> ids;
+  std::vector<ScoreItem*> ready;
+  parts_.clear();
+  rows_ = 0;
+  for (ScoreItem* item : items) {
+    item->done = 0;
+    const int64_t take = std::min(static_cast<int64_t>(item->ids.size()), step_rows() - rows_);
+    SequenceCache& cache = kv(*item->cache);
+    // What cannot be prepared stays out of the step; the others go on.
+    item->status = cache.prepare(item->start, take);
+    if (!item->status.ok() || take == 0) continue;
+    ready.push_back(item);
+    parts_.push_back({&cache, item->start, rows_, take});
+    ids.insert(ids.end(), item->ids.begin(), item->ids.begin() + take);
+    rows_ += take;
   }
+  if (ready.empty()) return;
+
+  const std::vector<Part> parts = parts_;
+  Status status = run_parts(ids);
+  parts_.clear();
+  const auto* hidden = static_cast<const float*>(hidden_.get());
+  const bool direct = native_ && ready.size() == 1;  // else the rows go to several places
+  if (status.ok()) status = run_head(rows_, direct ? ready.front()->logits : nullptr);
+  for (ScoreItem* item : ready) item->status = status;
+  if (!status.ok()) return;
+  for (std::size_t i = 0; i < ready.size(); ++i) {
+    static_cast<FastCache&>(*ready[i]->cache)
+        .keep_hidden(parts[i].start, parts[i].rows, hidden + parts[i].first * spec_.hidden_size, spec_.hidden_size);
+    ready[i]->done = parts[i].rows;
+  }
+  if (direct) return;
+  pool_->run(static_cast<int64_t>(ready.size()), [&](int64_t i) {
+    const Part& part = parts[static_cast<std::size_t>(i)];
+    std::copy_n(static_cast<const float*>(logits_.get()) + part.first * spec_.vocab_size, part.rows * spec_.vocab_size,
+                ready[static_cast<std::size_t>(i)]->logits);
+  });
+}
+
+Status FastTarget::run_parts(std::span<const int32_t> ids) {
+  const Stage& stage = covering(body_, rows_);
+  step_status_ = {};
+  filling_ = false;
+  block_ends_.clear();
+  stage_rows_ = native_ ? rows_ : stage.rows;
+  TANDEM_RETURN_IF_ERROR(embed_rows(0, ids, {}, stage_rows_));
+  prepare_ropes();
+  static const std::atomic<bool> never = false;  // a step with logits is short
+  return native_ ? run_native_layers(never) : run(stage);
+}
+
+Status FastTarget::run_head(int64_t rows, float* logits) {
+  if (!native_) return run(covering(head_, rows));
+  auto* shared = static_cast<float*>(logits_.get());
+  native_->head(static_cast<const float*>(hidden_.get()), static_cast<int>(rows), logits != nullptr ? logits : shared);
   return {};
 }
 
@@ -458,7 +494,7 @@ litert::RtStatus FastTarget::attention_run(void* user, std::size_t num_inputs, c
                                            std::size_t num_outputs, litert::RtTensorBuffer* outputs) {
   auto& target = *static_cast<FastTarget*>(user);
   constexpr litert::RtStatus kFailure = 3;
-  if (num_inputs != 6 || num_outputs != 1 || target.cache_ == nullptr) return kFailure;
+  if (num_inputs != 6 || num_outputs != 1 || target.parts_.empty()) return kFailure;
   litert::LockedTensors in(*target.library_, litert::kLockRead), out(*target.library_, litert::kLockWrite);
   const auto* q = in.get<const float>(inputs[0]);
   const auto* k = in.get<const float>(inputs[1]);
@@ -479,14 +515,14 @@ Status FastTarget::attention(const float* q, const float* k, const float* v, con
   const CacheLayer& shape = layers_[index];
   const RopeTable& rope = ropes_[static_cast<std::size_t>(layer_rope_[index])];
   const int dim = shape.head_dim, heads = spec_.num_heads;
-  const KvView k_view = cache_->k(layer), v_view = cache_->v(layer);
   auto* queries = static_cast<float*>(queries_.get());
 
   // Of the last layer only the cache is wanted when filling; the graphs compute its queries all the same.
   const bool only_cache = filling_ && index + 1 == layers_.size();
 
-  // Norm and rope of tokens [first, last); keys and values go to the cache.
-  const auto transform = [&](int64_t first, int64_t last) {
+  // Norm and rope of rows [first, last) of one part; keys and values go to its cache.
+  const auto transform = [&](const Part& part, int64_t first, int64_t last) {
+    const int64_t position = part.start + first - part.first;
     const int tokens = static_cast<int>(last - first);
     HeadTransform head;
     head.normalise = true;
@@ -498,46 +534,56 @@ Status FastTarget::attention(const float* q, const float* k, const float* v, con
     const int64_t q_at = first * heads * dim, kv_at = first * shape.kv_heads * dim;
     if (!only_cache) transform_heads(q + q_at, tokens, heads, dim, head, queries + q_at, isa_);
     head.weight = k_norm;
-    append_heads(k + kv_at, tokens, shape.kv_heads, dim, head, k_view, start_ + first, isa_);
+    append_heads(k + kv_at, tokens, shape.kv_heads, dim, head, part.cache->k(layer), position, isa_);
     HeadTransform value;
     value.normalise = spec_.v_norm;
     value.epsilon = head.epsilon;
-    append_heads(v + kv_at, tokens, shape.kv_heads, dim, value, v_view, start_ + first, isa_);
+    append_heads(v + kv_at, tokens, shape.kv_heads, dim, value, part.cache->v(layer), position, isa_);
   };
   const int64_t pieces = rows_ * heads * dim < kParallelValues ? 1 : std::min<int64_t>(rows_, pool_->threads());
-  pool_->run(pieces, [&](int64_t i) { transform(rows_ * i / pieces, rows_ * (i + 1) / pieces); });
+  pool_->run(pieces, [&](int64_t i) {
+    for (const Part& part : parts_) {
+      const int64_t first = std::max(part.first, rows_ * i / pieces);
+      const int64_t last = std::min(part.first + part.rows, rows_ * (i + 1) / pieces);
+      if (first < last) transform(part, first, last);
+    }
+  });
 
   std::fill_n(out + rows_ * heads * dim, (stage_rows_ - rows_) * heads * dim, 0.0f);
   if (only_cache) return {};
 
-  AttentionCall all;
-  all.shape = {heads, shape.kv_heads, dim, 1.0f, 0.0f};  // the scale is part of q_norm
-  all.tokens = static_cast<int>(rows_);
-  all.first_position = start_;
-  all.window = shape.window;
-  if (shape.window > 0 && !block_ends_.empty()) all.block_end = block_ends_.data();
-  all.q = queries;
-  all.k = k_view;
-  all.v = v_view;
-  all.out = out;
   // A kernel adds in another order for several tokens than for one, and 8-bit activations turn the last bit of that
   // into a visible difference. A step that verifies drafts must give what plain decoding gives: token by token.
   calls_.clear();
-  if ((filling_ && !native_) || rows_ > kExactRows) {
-    calls_.push_back({all, {}, 0});
-  } else {
-    for (int64_t t = 0; t < rows_; ++t) {
+  int64_t scores = 0;  // keys that all rows see together, at most
+  for (const Part& part : parts_) {
+    AttentionCall all;
+    all.shape = {heads, shape.kv_heads, dim, 1.0f, 0.0f};  // the scale is part of q_norm
+    all.tokens = static_cast<int>(part.rows);
+    all.first_position = part.start;
+    all.window = shape.window;
+    if (shape.window > 0 && !block_ends_.empty()) all.block_end = block_ends_.data() + part.first;
+    all.q = queries + part.first * heads * dim;
+    all.k = part.cache->k(layer);
+    all.v = part.cache->v(layer);
+    all.out = out + part.first * heads * dim;
+    const int64_t end = part.start + part.rows;
+    scores += part.rows * (shape.window > 0 ? std::min(end, shape.window + part.rows) : end);
+    if ((filling_ && !native_) || part.rows > kExactRows) {
+      calls_.push_back({all, {}, 0});
+      continue;
+    }
+    for (int64_t t = 0; t < part.rows; ++t) {
       AttentionCall one = all;
       one.tokens = 1;
-      one.first_position = start_ + t;
+      one.first_position = part.start + t;
       if (all.block_end != nullptr) one.block_end = all.block_end + t;
-      one.q = queries + t * heads * dim;
-      one.out = out + t * heads * dim;
+      one.q = all.q + t * heads * dim;
+      one.out = all.out + t * heads * dim;
       calls_.push_back({one, {}, 0});
     }
   }
-  const int64_t keys = shape.window > 0 ? std::min(start_ + rows_, shape.window + rows_) : start_ + rows_;
-  const int threads = rows_ * keys * heads * dim < kParallelMacs ? 1 : pool_->threads();
+  const int threads = scores * heads * dim < kParallelMacs ? 1 : pool_->threads();
   std::size_t needed = 0;
   bool merge = false;
   for (PlannedCall& one : calls_) {

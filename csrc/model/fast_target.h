@@ -6,8 +6,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -47,9 +47,8 @@ class FastTarget : public Target {
   bool native() const { return native_ != nullptr; }
   Result<std::unique_ptr<TargetCache>> new_cache() override;
   Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
-                 const std::atomic<bool>& cancelled, int64_t* done) override;
-  Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
-               float* logits, int64_t* done) override;
+                 StepGate& gate, int64_t* done) override;
+  void score(std::span<ScoreItem* const> items) override;
   // The hidden state that a drafter needs is not saved: it drafts again after the first step.
   Status save(const TargetCache& cache, const std::string& path, const Snapshot& snapshot) const override;
   Result<Snapshot> restore(TargetCache& cache, const std::string& path, const Sha256Digest& bundle) const override;
@@ -58,8 +57,7 @@ class FastTarget : public Target {
   static SequenceCache& kv(TargetCache& cache);
   // The hidden state after the token at `position`, if the newest score() left it there; else empty.
   static std::span<const float> hidden(const TargetCache& cache, int64_t position);
-  // Whoever holds it may use the two below; no step runs meanwhile.
-  std::unique_lock<std::mutex> exclusive() { return std::unique_lock(mutex_); }
+  // No step may run meanwhile, as for the drafter as a whole.
   Status embed(int32_t id, float* out);
   ThreadPool& pool() { return *pool_; }
 
@@ -76,6 +74,14 @@ class FastTarget : public Target {
     const litert::Signature* signature = nullptr;
     int64_t rows = 0;
     litert::TensorBuffer input, output;
+  };
+
+  // Rows of the step in progress that belong to one sequence.
+  struct Part {
+    SequenceCache* cache = nullptr;
+    int64_t start = 0;  // position of its first row
+    int64_t first = 0;  // row of the step
+    int64_t rows = 0;
   };
 
   FastTarget() = default;
@@ -106,13 +112,19 @@ class FastTarget : public Target {
   // What comes before both: embeddings, and where attention is.
   Status begin(SequenceCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
                int64_t stage_rows);
+  // The layers of a native step whose embeddings and parts are set.
+  Status run_native_layers(const std::atomic<bool>& cancelled);
+  // Embeds `ids` and runs the layers for them, as parts_ says.
+  Status run_parts(std::span<const int32_t> ids);
+  // Logits of the first `rows` hidden states, float32 [rows, vocab_size]; nullptr: into logits_.
+  Status run_head(int64_t rows, float* logits);
   // Fills the beginning of `embeddings_`, zeros up to `rows`.
   Status embed_rows(int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft, int64_t rows);
   void set_block_ends(int64_t start, int64_t count, std::span<const SoftRows> soft);
   // The stage for exactly `take` rows without logits; nullptr when there is none that large.
   const Stage* filling_stage(int64_t take) const;
   int64_t max_rows() const;  // of a step without large images
-  void prepare_ropes(int64_t start, int64_t rows);
+  void prepare_ropes();      // of parts_
 
   // The custom operator: inputs q [T,Hq*D], k [T,Hkv*D], v [T,Hkv*D], q_norm [D], k_norm [D], layer int32 [1].
   static litert::RtStatus attention_layouts(void* user, std::size_t num_inputs, const litert::RtLayout* inputs,
@@ -147,14 +159,12 @@ class FastTarget : public Target {
   std::unique_ptr<NativeStep> native_;  // reads the compiled model's weights
 
   // The step in progress, for the custom operator.
-  SequenceCache* cache_ = nullptr;
-  int64_t start_ = 0;
-  int64_t rows_ = 0;  // that hold tokens; the rest of the stage's rows is padding
+  std::vector<Part> parts_;  // in the order of their rows; one, but for steps of several sequences
+  int64_t rows_ = 0;         // that hold tokens; the rest of the stage's rows is padding
   int64_t stage_rows_ = 0;
   bool filling_ = false;
   std::vector<int32_t> block_ends_;  // per row: the last position that it sees in sliding layers; empty without images
   Status step_status_;
-  std::mutex mutex_;
 };
 
 }  // namespace tandem

@@ -76,6 +76,7 @@ class GpuTarget::Cache : public TargetCache {
         Code::kInvalidRequest,
         "a session on the GPU cannot be cloned; use backend='cpu', or prefill its tokens into another session");
   }
+  uint64_t used_bytes() const override { return bytes(); }
   int64_t resume_from() const override { return 1; }
   std::vector<PageUse> pages() const override {
     std::vector<PageUse> all;
@@ -345,11 +346,12 @@ Result<Snapshot> GpuTarget::restore(TargetCache&, const std::string& path, const
 }
 
 Status GpuTarget::prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                          std::span<const SoftRows> soft, const std::atomic<bool>& cancelled, int64_t* done) {
+                          std::span<const SoftRows> soft, StepGate& gate, int64_t* done) {
   *done = 0;
   auto& own = static_cast<Cache&>(cache);
   while (*done < static_cast<int64_t>(ids.size())) {
-    if (cancelled) return {Code::kCancelled, "cancelled"};
+    const StepTurn turn(gate);
+    TANDEM_RETURN_IF_ERROR(turn.status());
     const std::lock_guard lock(mutex_);
     own.hidden_rows = 0;
     const int64_t left = static_cast<int64_t>(ids.size()) - *done, position = start + *done;
@@ -411,29 +413,28 @@ Status GpuTarget::run_checked(Cache& cache, int64_t start, std::span<const int32
   return {};
 }
 
-Status GpuTarget::score(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                        const std::atomic<bool>& cancelled, float* logits, int64_t* done) {
-  *done = 0;
-  auto& own = static_cast<Cache&>(cache);
-  while (*done < static_cast<int64_t>(ids.size())) {
-    if (cancelled) return {Code::kCancelled, "cancelled"};
-    const std::lock_guard lock(mutex_);
-    const auto first = static_cast<std::size_t>(*done);
-    const std::span<const int32_t> piece =
-        ids.subspan(first, std::min(ids.size() - first, static_cast<std::size_t>(step_.rows)));
-    const auto take = static_cast<int64_t>(piece.size());
-    own.hidden_rows = 0;
-    TANDEM_RETURN_IF_ERROR(run_checked(own, start + *done, piece));
-    std::copy_n(logits_.begin(), take * vocab_size_, logits + *done * vocab_size_);
-    if (wishes_.verify) {
-      own.hidden.resize(static_cast<std::size_t>(step_.rows * wishes_.hidden_size));
-      TANDEM_RETURN_IF_ERROR(step_.owned[static_cast<std::size_t>(step_.activations)].read(own.hidden.data()));
-      own.hidden_start = start + *done;
-      own.hidden_rows = take;
-      own.hidden_size = wishes_.hidden_size;
-    }
-    *done += take;
+void GpuTarget::score(std::span<ScoreItem* const> items) {
+  // The graphs know one cache at a time.
+  for (ScoreItem* item : items) item->status = score(*item);
+}
+
+Status GpuTarget::score(ScoreItem& item) {
+  const std::lock_guard lock(mutex_);
+  auto& own = static_cast<Cache&>(*item.cache);
+  const auto piece = item.ids.first(std::min(item.ids.size(), static_cast<std::size_t>(step_.rows)));
+  const auto take = static_cast<int64_t>(piece.size());
+  item.done = 0;
+  own.hidden_rows = 0;
+  TANDEM_RETURN_IF_ERROR(run_checked(own, item.start, piece));
+  std::copy_n(logits_.begin(), take * vocab_size_, item.logits);
+  if (wishes_.verify) {
+    own.hidden.resize(static_cast<std::size_t>(step_.rows * wishes_.hidden_size));
+    TANDEM_RETURN_IF_ERROR(step_.owned[static_cast<std::size_t>(step_.activations)].read(own.hidden.data()));
+    own.hidden_start = item.start;
+    own.hidden_rows = take;
+    own.hidden_size = wishes_.hidden_size;
   }
+  item.done = take;
   return {};
 }
 

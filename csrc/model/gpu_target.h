@@ -44,10 +44,9 @@ class GpuTarget : public Target {
   int64_t step_rows() const override { return step_.rows; }
   Result<std::unique_ptr<TargetCache>> new_cache() override;
   Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
-                 const std::atomic<bool>& cancelled, int64_t* done) override;
+                 StepGate& gate, int64_t* done) override;
   // kBackend also when the device's results cannot be: not finite, all equal, or not written at all.
-  Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
-               float* logits, int64_t* done) override;
+  void score(std::span<ScoreItem* const> items) override;
   // Both refuse: such caches have no file format.
   Status save(const TargetCache& cache, const std::string& path, const Snapshot& snapshot) const override;
   Result<Snapshot> restore(TargetCache& cache, const std::string& path, const Sha256Digest& bundle) const override;
@@ -88,6 +87,7 @@ class GpuTarget : public Target {
 
   GpuTarget(const litert::Environment& environment, const litert::Model& model, std::mutex& creation, Wishes wishes);
 
+  Status score(ScoreItem& item);
   Result<Step> make_step(const litert::Signature& signature);
   Status make_lookups();
   // The largest step for media that holds `take` rows at `position` inside the context, compiled on first use; nullptr

@@ -36,6 +36,16 @@ uint64_t PortableCache::bytes() const {
   return total;
 }
 
+uint64_t PortableCache::used_bytes() const {
+  double share = 0;  // of the context
+  for (std::size_t i = 0; i < infos_.size(); ++i) {
+    const auto shape = infos_[i].shape();
+    const bool keys = infos_[i].name.starts_with("kv_cache_k");
+    share = std::max(share, static_cast<double>(high_water_) / static_cast<double>(shape[keys ? 2 : 3]));
+  }
+  return static_cast<uint64_t>(static_cast<double>(bytes()) * std::min(1.0, share));
+}
+
 Result<std::unique_ptr<TargetCache>> PortableCache::clone() const {
   auto copy = std::make_unique<PortableCache>();
   copy->library_ = library_;

@@ -3,6 +3,7 @@
 // committed by the operating system on first touch. Single owner. Depends on litert.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "litert/handles.h"
@@ -18,6 +19,7 @@ class PortableCache : public TargetCache {
 
   int64_t rewind(int64_t position) override { return position; }
   uint64_t bytes() const override;
+  uint64_t used_bytes() const override;
   Result<std::unique_ptr<TargetCache>> clone() const override;  // a copy of what was written
   int64_t resume_from() const override { return 1; }
   std::vector<PageUse> pages() const override;

@@ -193,11 +193,11 @@ PortableTarget::Step* PortableTarget::embedding_step(int64_t start, int64_t take
 }
 
 Status PortableTarget::prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                               std::span<const SoftRows> soft, const std::atomic<bool>& cancelled, int64_t* done) {
+                               std::span<const SoftRows> soft, StepGate& gate, int64_t* done) {
   *done = 0;
   while (*done < static_cast<int64_t>(ids.size())) {
-    if (cancelled) return {Code::kCancelled, "cancelled"};
-    const std::lock_guard lock(mutex_);
+    const StepTurn turn(gate);
+    TANDEM_RETURN_IF_ERROR(turn.status());
     const int64_t left = static_cast<int64_t>(ids.size()) - *done, position = start + *done;
     Step* step = &choose(prefill_, position, left);
     const int64_t piece = std::min(left, step->rows), take = whole_blocks(soft, position, piece);
@@ -220,23 +220,19 @@ Status PortableTarget::prefill(TargetCache& cache, int64_t start, std::span<cons
   return {};
 }
 
-Status PortableTarget::score(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                             const std::atomic<bool>& cancelled, float* logits, int64_t* done) {
-  *done = 0;
-  while (*done < static_cast<int64_t>(ids.size())) {
-    if (cancelled) return {Code::kCancelled, "cancelled"};
-    const std::lock_guard lock(mutex_);
-    const int64_t left = static_cast<int64_t>(ids.size()) - *done;
-    Step& step = choose(score_, start + *done, left);
+void PortableTarget::score(std::span<ScoreItem* const> items) {
+  // The graphs know one cache at a time.
+  for (ScoreItem* item : items) {
+    const auto left = static_cast<int64_t>(item->ids.size());
+    Step& step = choose(score_, item->start, left);
     const int64_t take = std::min(left, step.rows);
-    const auto first = static_cast<std::size_t>(*done);
-    TANDEM_RETURN_IF_ERROR(run(step, static_cast<PortableCache&>(cache), start + *done,
-                               ids.subspan(first, static_cast<std::size_t>(take)), {}));
-    std::memcpy(logits + *done * vocab_size_, step.logits,
-                static_cast<std::size_t>(take * vocab_size_) * sizeof(float));
-    *done += take;
+    item->done = 0;
+    item->status = run(step, static_cast<PortableCache&>(*item->cache), item->start,
+                       item->ids.first(static_cast<std::size_t>(take)), {});
+    if (!item->status.ok()) continue;
+    std::memcpy(item->logits, step.logits, static_cast<std::size_t>(take * vocab_size_) * sizeof(float));
+    item->done = take;
   }
-  return {};
 }
 
 Status PortableTarget::save(const TargetCache&, const std::string& path, const Snapshot&) const {

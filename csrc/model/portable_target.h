@@ -4,9 +4,7 @@
 // Depends on litert.
 #pragma once
 
-#include <atomic>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,9 +26,8 @@ class PortableTarget : public Target {
   int64_t vocab_size() const override { return vocab_size_; }
   Result<std::unique_ptr<TargetCache>> new_cache() override;
   Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids, std::span<const SoftRows> soft,
-                 const std::atomic<bool>& cancelled, int64_t* done) override;
-  Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids, const std::atomic<bool>& cancelled,
-               float* logits, int64_t* done) override;
+                 StepGate& gate, int64_t* done) override;
+  void score(std::span<ScoreItem* const> items) override;
   // Both refuse: such caches have no file format.
   Status save(const TargetCache& cache, const std::string& path, const Snapshot& snapshot) const override;
   Result<Snapshot> restore(TargetCache& cache, const std::string& path, const Sha256Digest& bundle) const override;
@@ -75,7 +72,6 @@ class PortableTarget : public Target {
   Step decode_;
   int64_t context_ = 0;
   int64_t vocab_size_ = 0;
-  std::mutex mutex_;
 };
 
 }  // namespace tandem

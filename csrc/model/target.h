@@ -1,5 +1,6 @@
 // What the engine needs of a target model, whatever graphs run it: append tokens to a cache, with or without logits.
-// Thread-safe: calls are serialised, since all signatures of a compiled model share one interpreter.
+// One step at a time, since all signatures of a compiled model share one interpreter: whoever calls sees to that
+// (engine/scheduler.h), prefill() by the gate that it asks before each of its steps.
 #pragma once
 
 #include <atomic>
@@ -23,6 +24,8 @@ class TargetCache {
   virtual int64_t rewind(int64_t position) = 0;
   // Bytes reserved for keys and values; those of tokens that were never there take no memory.
   virtual uint64_t bytes() const = 0;
+  // How many of them have been taken and need not be taken again.
+  virtual uint64_t used_bytes() const = 0;
   // A cache with the same content; neither sees what is written to the other later. May run on several threads at once
   // while nobody writes. kOutOfMemory where content has to be copied.
   virtual Result<std::unique_ptr<TargetCache>> clone() const = 0;
@@ -52,6 +55,47 @@ inline int64_t whole_blocks(std::span<const SoftRows> soft, int64_t position, in
   return take;
 }
 
+// Asked before every step of a call that takes several.
+class StepGate {
+ public:
+  virtual ~StepGate() = default;
+  // Waits until the caller may run a step; leave() must follow it. After an error (kCancelled, ...) no step may run.
+  virtual Status enter() = 0;
+  virtual void leave() = 0;
+  // Whether a step that runs may be given up: its result is not wanted.
+  virtual const std::atomic<bool>& cancelled() const = 0;
+};
+
+// One step behind a gate: may run when status() is ok, and ends with the object.
+class StepTurn {
+ public:
+  explicit StepTurn(StepGate& gate) : gate_(gate), status_(gate.enter()) {}
+  ~StepTurn() {
+    if (status_.ok()) gate_.leave();
+  }
+  StepTurn(const StepTurn&) = delete;
+  StepTurn& operator=(const StepTurn&) = delete;
+
+  const Status& status() const { return status_; }
+
+ private:
+  StepGate& gate_;
+  Status status_;
+};
+
+class Target;
+
+// Tokens of one sequence in a step that may hold those of others too. A cache occurs once in a step.
+struct ScoreItem {
+  TargetCache* cache = nullptr;
+  int64_t start = 0;             // position of the first
+  std::span<const int32_t> ids;  //
+  float* logits = nullptr;       // [ids.size(), vocab_size]
+  int64_t done = 0;              // how many ids are in the cache now, their logits written
+  Status status = {};            // of this item; others may have fared better
+  Target* target = nullptr;      // whose cache it is, for the scheduler; nullptr: the one that it was made for
+};
+
 class Target {
  public:
   virtual ~Target() = default;
@@ -59,19 +103,20 @@ class Target {
   virtual int64_t context() const = 0;  // tokens that a cache can hold
   virtual int64_t vocab_size() const = 0;
   virtual Result<std::unique_ptr<TargetCache>> new_cache() = 0;
-  // Most tokens that score() takes in one step, which costs less than a step for each.
+  // Most tokens of all items together that score() takes in one step, which costs less than a step for each.
   virtual int64_t step_rows() const { return 1; }
 
   // Appends `ids` at positions start, start+1, ... to the cache, without logits. Where `soft` (in order, apart from
-  // each other) has rows, those count and the ids do not; blocks lie between `start` and the end as a whole. Stops with
-  // kCancelled between chunks when `cancelled` turns true; `*done` says how many ids are in the cache, whatever the
-  // status, and is never inside a block.
+  // each other) has rows, those count and the ids do not; blocks lie between `start` and the end as a whole. Stops when
+  // the gate lets no further step in; `*done` says how many ids are in the cache, whatever the status, and is never
+  // inside a block.
   virtual Status prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                         std::span<const SoftRows> soft, const std::atomic<bool>& cancelled, int64_t* done) = 0;
+                         std::span<const SoftRows> soft, StepGate& gate, int64_t* done) = 0;
 
-  // Appends `ids` and writes the logits after each, float32 [ids.size(), vocab_size], to `logits`. `*done` as above.
-  virtual Status score(TargetCache& cache, int64_t start, std::span<const int32_t> ids,
-                       const std::atomic<bool>& cancelled, float* logits, int64_t* done) = 0;
+  // One step: appends each item's ids to its cache and writes the logits after each of them. Results do not depend on
+  // what else is in the step. Items have step_rows() ids together, or there is one item only, of which it may take the
+  // beginning (`done`). Where step_rows() is 1, items of a step run one after the other.
+  virtual void score(std::span<ScoreItem* const> items) = 0;
 
   // Writes `snapshot`, with what the cache holds below snapshot.position, to a file that appears as a whole or not at
   // all. kInvalidRequest where such caches cannot be saved; kIo.

@@ -4,7 +4,7 @@ Engine (a loaded bundle) -> Session (one sequence) -> tokens; Conversation is a 
 """
 
 from .conversation import Conversation
-from .engine import Engine, Generation, Session
+from .engine import AsyncGeneration, Engine, Generation, Session
 from .errors import (
     BackendError,
     BundleError,
@@ -15,6 +15,7 @@ from .errors import (
     InvalidRequestError,
     OutOfMemoryError,
     TandemError,
+    TimeLimitError,
 )
 from .media import Audio, Image, Video
 from .perplexity import Perplexity, measure_perplexity
@@ -24,6 +25,7 @@ from .types import EngineInfo, PrefixStats, SamplingParams, Stats, Token
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncGeneration",
     "Audio",
     "BackendError",
     "BundleError",
@@ -44,6 +46,7 @@ __all__ = [
     "Session",
     "Stats",
     "TandemError",
+    "TimeLimitError",
     "Token",
     "Tokenizer",
     "Video",

@@ -10,10 +10,14 @@ leaves out more than it must, down to half the context, since whatever follows i
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from . import _checks
+from ._async import AsyncStream
 from .chat import ChatTemplate
 from .errors import ContextLengthError, InvalidRequestError
 from .types import SamplingParams, SoftTokens
@@ -61,12 +65,15 @@ class Conversation:
         audio: Iterable[object] = (),
         videos: Iterable[object] = (),
         progress: Progress | None = None,
+        timeout: float | None = None,
     ) -> Generator[str, None, None]:
         """The answer to `text`, piece by piece. Nothing happens before the first piece is asked for.
 
         `images`, `audio` and `videos` are lists of Image, Audio and Video, or of what makes one (a path, bytes, an
         array). Images and videos come before the text and audio after it, as the models expect; for another order make
         the content of a message yourself, in `history`. `progress(what, done, total)` is told of long work.
+        `timeout` is in seconds from the first piece that is asked for: the prompt raises TimeLimitError then, the
+        answer ends with finish_reason "timeout".
 
         The turn joins the history when the answer ends or is given up (what was said so far); if the prompt does not
         fit or fails, the history stays as it was.
@@ -78,7 +85,10 @@ class Conversation:
         content = message_content(text, images, audio, videos)
         if not text.strip() and content == text:
             raise InvalidRequestError("the message is empty; write some text")
-        return self._stream({"role": "user", "content": content}, params or self.default_params(), progress)
+        if timeout is not None:
+            _checks.real("timeout", timeout, 0.0, math.inf, above=True)
+        question = {"role": "user", "content": content}
+        return self._stream(question, params or self.default_params(), progress, timeout)
 
     def send(
         self,
@@ -89,9 +99,44 @@ class Conversation:
         audio: Iterable[object] = (),
         videos: Iterable[object] = (),
         progress: Progress | None = None,
+        timeout: float | None = None,
     ) -> str:
         """The whole answer to `text`; the arguments are those of stream()."""
-        return "".join(self.stream(text, params, images=images, audio=audio, videos=videos, progress=progress))
+        media: dict[str, Any] = {"images": images, "audio": audio, "videos": videos}
+        return "".join(self.stream(text, params, progress=progress, timeout=timeout, **media))
+
+    def astream(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        images: Iterable[object] = (),
+        audio: Iterable[object] = (),
+        videos: Iterable[object] = (),
+        progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> AsyncStream[str]:
+        """stream() for `async for`, in a thread, which is where `progress` is called too. Cancelling the task that
+        awaits it gives the answer up within one step."""
+        media: dict[str, Any] = {"images": images, "audio": audio, "videos": videos}
+        pieces = self.stream(text, params, progress=progress, timeout=timeout, **media)
+        return AsyncStream(pieces, self.session.cancel)
+
+    async def asend(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        images: Iterable[object] = (),
+        audio: Iterable[object] = (),
+        videos: Iterable[object] = (),
+        progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> str:
+        """send() for async code; see astream()."""
+        media: dict[str, Any] = {"images": images, "audio": audio, "videos": videos}
+        async with self.astream(text, params, progress=progress, timeout=timeout, **media) as pieces:
+            return "".join([piece async for piece in pieces])
 
     def default_params(self) -> SamplingParams:
         """What the model's makers recommend for chat; greedy where the bundle says nothing."""
@@ -107,11 +152,12 @@ class Conversation:
         self.close()
 
     def _stream(
-        self, question: Message, params: SamplingParams, progress: Progress | None
+        self, question: Message, params: SamplingParams, progress: Progress | None, timeout: float | None
     ) -> Generator[str, None, None]:
-        self._prefill([*self.history, question], params.max_tokens, progress)
+        ends = None if timeout is None else time.monotonic() + timeout
+        self._prefill([*self.history, question], params.max_tokens, progress, timeout)
         said: list[str] = []
-        with self.session.generate(params) as generation:
+        with self.session.generate(params, _left(ends)) as generation:
             try:
                 for token in generation:
                     if token.text:
@@ -122,11 +168,12 @@ class Conversation:
                 generation.close()
                 self.finish_reason = generation.finish_reason
 
-    def _prefill(self, messages: list[Message], answer: int, progress: Progress | None) -> None:
+    def _prefill(self, messages: list[Message], answer: int, progress: Progress | None, timeout: float | None) -> None:
         """Brings the session to the rendered `messages`, keeping the prefix that it already holds. At most `answer`
         tokens are to follow."""
         from .prompt import length, without_prefix
 
+        ends = None if timeout is None else time.monotonic() + timeout
         self.session._begin()
         parts = self._fitting(messages, answer, progress) if self.slide else self._render(messages, progress)
         total = length(parts)
@@ -139,7 +186,7 @@ class Conversation:
         # At least the last token is always new: its logits start the answer.
         common = min(self.session.common_prefix(parts), total - 1)
         self.session.rewind(common)
-        self.session.prefill(without_prefix(parts, common), progress)
+        self.session.prefill(without_prefix(parts, common), progress, _left(ends))
 
     def _fitting(self, messages: list[Message], answer: int, progress: Progress | None) -> list[int | SoftTokens]:
         """The rendered `messages` without as many of the oldest turns as needed for an answer to fit too."""
@@ -176,6 +223,11 @@ class Conversation:
         if info.add_bos and parts[:1] != [info.bos_id]:
             parts.insert(0, info.bos_id)
         return parts
+
+
+def _left(ends: float | None) -> float | None:
+    """Seconds until `ends` (time.monotonic()), at least a moment: a limit must be above 0."""
+    return None if ends is None else max(1e-9, ends - time.monotonic())
 
 
 def recommended_params(engine: Engine, **changes: object) -> SamplingParams:

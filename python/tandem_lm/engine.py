@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from . import _checks, gpu, library
+from ._async import AsyncStream
+from ._async import run as run_async
 from ._interrupt import interruptible
 from ._process import ProcessBound
 from .errors import BackendError, BundleError, Cancelled, FileError, InvalidRequestError, translated
@@ -281,12 +285,16 @@ class Session(ProcessBound):
         """The sequence itself, as token ids; images and sound as the ids that stand for them."""
         return tuple(self._tokens)
 
-    def prefill(self, prompt: str | Sequence[Part], progress: Progress | None = None) -> None:
+    def prefill(
+        self, prompt: str | Sequence[Part], progress: Progress | None = None, timeout: float | None = None
+    ) -> None:
         """Appends a prompt: token ids, or parts that are each an id, a str, an Image, an Audio or a Video. Names of
         special tokens inside a str stay plain text, and no bos token is added: pass ids for those. Media bring their
         own markers; soft tokens that the engine made before are taken without. `progress(what, done, total)` is told
-        how far long work has come."""
+        how far long work has come. After `timeout` seconds it raises TimeLimitError; what was done stays, as after
+        cancel()."""
         self._begin()
+        ends = _ends_at(timeout)
         parts = self._parts(prompt, progress)
         ids = _ids_of(parts)
 
@@ -297,7 +305,13 @@ class Session(ProcessBound):
                 progress("prompt tokens", native.prefilled, len(ids))
 
         with self._appending(ids) as native, translated():
-            interruptible(lambda: native.prefill_parts(_native_parts(parts)), native.cancel, watch)
+            interruptible(lambda: native.prefill_parts(_native_parts(parts), _left(ends)), native.cancel, watch)
+
+    async def aprefill(
+        self, prompt: str | Sequence[Part], progress: Progress | None = None, timeout: float | None = None
+    ) -> None:
+        """prefill() for async code, in a thread. Cancelling the task cancels it, within one step of the model."""
+        await run_async(lambda: self.prefill(prompt, progress, timeout), self.cancel)
 
     def logits(self, prompt: str | Sequence[Part]) -> npt.NDArray[np.float32]:
         """Appends a prompt and returns its logits, float32 [tokens, vocab_size]: row i scores what follows token i."""
@@ -309,14 +323,20 @@ class Session(ProcessBound):
             values: npt.NDArray[np.float32] = interruptible(lambda: native.logits(ids), native.cancel)
         return values
 
-    def generate(self, params: SamplingParams | None = None) -> Generation:
-        """Continues the sequence: an iterator of tokens. Closing it, or using the session in any other way, ends it."""
+    def generate(self, params: SamplingParams | None = None, timeout: float | None = None) -> Generation:
+        """Continues the sequence: an iterator of tokens. Closing it, or using the session in any other way, ends it. So
+        does the first step that ends `timeout` seconds from now or later: finish_reason is "timeout" then."""
+        ends = _ends_at(timeout)
         native = self._idle()
         if not self.position:
             raise InvalidRequestError("nothing to continue: the session is empty; prefill a prompt first")
-        generation = Generation(self, native, params or SamplingParams())
+        generation = Generation(self, native, params or SamplingParams(), _left(ends))
         self._running = weakref.ref(generation)
         return generation
+
+    def agenerate(self, params: SamplingParams | None = None, timeout: float | None = None) -> AsyncGeneration:
+        """generate() for `async for`. Cancelling the task that awaits it ends the generation within one step."""
+        return AsyncGeneration(self.generate(params, timeout), self.cancel)
 
     def rewind(self, position: int, refill: bool = True) -> None:
         """Shortens the sequence to its first `position` tokens, at once if that is not far back. Sliding layers keep
@@ -494,16 +514,16 @@ class Generation(ProcessBound, Iterator[Token]):
     """A running generation: iterate over it; close() or leaving its `with` block ends it early.
 
     `finish_reason` is "" while it runs, then "stop" (end token or stop string), "length" (max_tokens), "context" (the
-    context is full), "cancelled" or "error".
+    context is full), "cancelled", "timeout" or "error".
     """
 
-    def __init__(self, session: Session, native: Any, params: SamplingParams) -> None:
+    def __init__(self, session: Session, native: Any, params: SamplingParams, timeout: float | None = None) -> None:
         self.finish_reason = ""
         self._session = session
         self._slides = params.pinned_tokens is not None
         self._native: Any = None
         with translated():
-            self._native = native.generate(_native_params(params, session.engine.info))
+            self._native = native.generate(_native_params(params, session.engine.info), timeout)
 
     def __next__(self) -> Token:
         self._check_process()
@@ -536,11 +556,48 @@ class Generation(ProcessBound, Iterator[Token]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _take_back(self) -> None:
+        """Removes the newest token from the sequence: it was not handed out."""
+        del self._session._tokens[-1:]
+        self._session._sync()
+
     def _end(self, reason: str) -> None:
         self.finish_reason = reason
         self._native = None  # destroys the native generation
         self._session._running = None
         self._session._sync()
+
+
+class AsyncGeneration(AsyncStream[Token]):
+    """A running generation for `async for`; aclose() or leaving its `async with` block ends it early."""
+
+    def __init__(self, generation: Generation, cancel: Callable[[], None]) -> None:
+        super().__init__(generation, cancel)
+        self._generation = generation
+
+    @property
+    def finish_reason(self) -> str:
+        """As Generation's."""
+        return self._generation.finish_reason
+
+    async def __aenter__(self) -> AsyncGeneration:
+        return self
+
+    def _lost(self, item: object) -> None:
+        if isinstance(item, Token):
+            self._generation._take_back()
+
+
+def _ends_at(timeout: float | None) -> float | None:
+    """The time.monotonic() at which the time is up."""
+    if timeout is None:
+        return None
+    return time.monotonic() + _checks.real("timeout", timeout, 0.0, math.inf, above=True)
+
+
+def _left(ends: float | None) -> float | None:
+    """Seconds until then; what came before the native call, such as reading images, counts."""
+    return None if ends is None else max(0.0, ends - time.monotonic())
 
 
 def _native_params(params: SamplingParams, info: EngineInfo) -> Any:

@@ -42,6 +42,10 @@ class Cancelled(TandemError):
     """Cancelled by the caller. The session keeps what was done."""
 
 
+class TimeLimitError(TandemError, TimeoutError):
+    """The time limit of the call passed. The session keeps what was done."""
+
+
 class FileError(TandemError):
     """A file or folder could not be read or written."""
 
@@ -55,6 +59,7 @@ _BY_CODE: dict[int, type[TandemError]] = {
     5: BackendError,
     6: Cancelled,
     7: FileError,
+    12: TimeLimitError,
 }
 
 

@@ -36,6 +36,7 @@ class EngineInfo:
     warm_start: bool  # the packed weights were found in the cache folder
     kv_dtype: str  # of the cache: "f16", "f32" or "int8"
     graph: str  # which of the bundle's graphs run: "fast" or "portable"
+    step_rows: int  # tokens that one step can have, drafts and those of other sessions included; 1: sessions take turns
     native_steps: bool  # steps of a few tokens run without a graph: this CPU and these weights allow it
     memory: Mapping[str, int]  # bytes by part, as planned with one session of max_context tokens
     backend: str = "cpu"  # or "gpu"
@@ -68,6 +69,7 @@ class EngineInfo:
             warm_start=info["warm_start"],
             kv_dtype=info["kv_dtype"],
             graph=info["graph"],
+            step_rows=info["step_rows"],
             native_steps=info["native_steps"],
             memory=dict(info["memory"]),
             backend=info["backend"],
@@ -207,11 +209,15 @@ class Stats:
     verify_seconds: float = 0.0
     media_embedded: int = 0  # images and pieces of sound, of an engine only: no session makes them
     media_reused: int = 0  # they were remembered from before
+    # Steps that gave logits, of an engine only: those of sessions that wait at the same time run as one.
+    steps: int = 0
+    step_rows: int = 0  # tokens of these steps together, drafts included
+    batch_sizes: tuple[int, ...] = field(default=())  # steps with 0, 1, 2, ... sessions
 
     @classmethod
     def from_native(cls, stats: Mapping[str, Any]) -> Stats:
         values = {name: stats[name] for name in cls.__dataclass_fields__ if name in stats}
-        for name in ("accepted_by_position", "depths"):
+        for name in ("accepted_by_position", "depths", "batch_sizes"):
             if name in values:
                 values[name] = tuple(values[name])
         return cls(**values)
@@ -236,6 +242,15 @@ class Stats:
     @property
     def prefill_tokens_per_second(self) -> float:
         return self.prefill_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def batched_steps(self) -> int:
+        """Steps that several sessions shared."""
+        return sum(self.batch_sizes[2:])
+
+    @property
+    def rows_per_step(self) -> float:
+        return self.step_rows / self.steps if self.steps else 0.0
 
     @property
     def tokens_per_verify(self) -> float:

@@ -60,10 +60,10 @@ TEST(errors_belong_to_their_thread) {
 }
 
 TEST(every_status_has_a_name) {
-  for (tandem_status status = TANDEM_OK; status <= TANDEM_INTERNAL; ++status) {
+  for (tandem_status status = TANDEM_OK; status <= TANDEM_TIMED_OUT; ++status) {
     CHECK(std::string(tandem_status_name(status)) != tandem_status_name(-1));
   }
-  CHECK_EQ(std::string(tandem_status_name(TANDEM_INTERNAL + 1)), "unknown status");
+  CHECK_EQ(std::string(tandem_status_name(TANDEM_TIMED_OUT + 1)), "unknown status");
 }
 
 }  // namespace

@@ -155,6 +155,37 @@ TEST(controller_finds_a_good_depth) {
   CHECK(std::abs(controller.acceptance(DraftSource::kModel, 1) - 0.85) < 0.25);
 }
 
+TEST(controller_counts_what_other_sessions_pay) {
+  Random random{3};
+  DepthController controller;
+  // Eight rows are nearly free, more are not: one session may draft seven, eight sessions together none.
+  const auto cost = [](int rows) { return 0.1 * (1 + 0.01 * (rows - 1) + 0.12 * std::max(0, rows - 8)); };
+  const std::vector<double> chances(15, 0.5);
+  simulate(controller, {3, 0, 0}, chances, 0.001, cost, 300, random);
+  for (int rows = 4; rows <= 16; rows += 4) {  // steps that sessions shared
+    for (int i = 0; i < 60; ++i) {
+      DepthController::Round round;
+      round.step_rows = rows;
+      round.step_seconds = cost(rows);
+      controller.record(round);
+    }
+  }
+  CHECK(std::abs(controller.step_seconds(16) / cost(16) - 1) < 0.2);
+  CHECK(controller.choose_some({3, 0, 0}, 1).depth >= 2);
+  CHECK(controller.choose({3, 0, 0}, 1).depth >= 2);
+  const auto shared = controller.choose({3, 0, 0}, 8);
+  CHECK(shared.depth == 0 || shared.probe);
+}
+
+TEST(controller_learns_from_shared_steps_first) {
+  DepthController controller;
+  DepthController::Round round;
+  round.step_rows = 4;
+  round.step_seconds = 0.1;
+  controller.record(round);
+  CHECK(controller.step_seconds(1) > 0.05 && controller.step_seconds(1) < 0.1);
+}
+
 TEST(controller_gives_up_drafts_that_do_not_pay) {
   Random random{5};
   const auto cost = [](int rows) { return 0.1 * (1 + 0.1 * (rows - 1)); };

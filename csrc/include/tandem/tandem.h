@@ -18,7 +18,8 @@
  * follow there. A session keeps what it needs of its engine alive, so they may be closed in any order.
  *
  * Threads. Every function may be called from every thread, and nothing is bound to the thread that made it. An engine
- * serves many threads at once; its sessions take turns for their steps. A session runs one call at a time: a second
+ * serves many threads at once: its sessions take turns for their steps, and steps that wait at the same time run as one
+ * where they can, which gives more tokens per second and the same tokens. A session runs one call at a time: a second
  * call meanwhile, from another thread or from inside a callback, returns TANDEM_BUSY and changes nothing. Only
  * tandem_session_cancel() and tandem_session_close() may come at any time. A callback runs on the thread that called
  * tandem_session_generate(); it must return normally (no exception, no longjmp), and a thread inside a call must not be
@@ -66,7 +67,8 @@ enum {
   TANDEM_BUSY = 8,              /* the session runs another call */
   TANDEM_BAD_HANDLE = 9,        /* the handle is null, closed, of another kind, or from before fork() */
   TANDEM_BUFFER_TOO_SMALL = 10, /* nothing was written to the buffer; the size that it needs was */
-  TANDEM_INTERNAL = 11          /* a defect of the library, or an exception that left a callback */
+  TANDEM_INTERNAL = 11,         /* a defect of the library, or an exception that left a callback */
+  TANDEM_TIMED_OUT = 12         /* a time limit passed; the session keeps what was done */
 };
 
 /* "invalid request", ...; "unknown status" for other numbers. */
@@ -263,15 +265,17 @@ typedef struct tandem_sampling {
   size_t num_suppress_ids;         /* */
   const char* drafter;             /* "auto" (NULL): as the engine was opened; "on"; "off" */
   int64_t draft_tokens;            /* drafted per round, at most 15; 0: as many as pay */
+  double timeout_seconds;          /* from the call on; the generation ends at the first step after it; 0: none */
 } tandem_sampling;
 
 typedef int32_t tandem_finish;
 enum {
-  TANDEM_FINISH_NONE = 0,     /* more tokens follow */
-  TANDEM_FINISH_STOP = 1,     /* an end token or a stop string */
-  TANDEM_FINISH_LENGTH = 2,   /* max_tokens */
-  TANDEM_FINISH_CONTEXT = 3,  /* the context is full */
-  TANDEM_FINISH_CANCELLED = 4 /* by tandem_session_cancel(), the callback, or tandem_session_close() */
+  TANDEM_FINISH_NONE = 0,      /* more tokens follow */
+  TANDEM_FINISH_STOP = 1,      /* an end token or a stop string */
+  TANDEM_FINISH_LENGTH = 2,    /* max_tokens */
+  TANDEM_FINISH_CONTEXT = 3,   /* the context is full */
+  TANDEM_FINISH_CANCELLED = 4, /* by tandem_session_cancel(), the callback, or tandem_session_close() */
+  TANDEM_FINISH_TIMEOUT = 5    /* timeout_seconds passed */
 };
 
 typedef struct tandem_token {

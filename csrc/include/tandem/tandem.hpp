@@ -52,6 +52,7 @@ struct Sampling {
   Tokens suppress_ids;
   std::string drafter = "auto";
   int draft_tokens = 0;
+  double timeout_seconds = 0;
 };
 
 // A token of a stream; `text` is valid as long as tandem_token says.
@@ -90,6 +91,7 @@ class CSampling {
     c_.num_suppress_ids = from.suppress_ids.size();
     c_.drafter = from.drafter.c_str();
     c_.draft_tokens = from.draft_tokens;
+    c_.timeout_seconds = from.timeout_seconds;
   }
   CSampling(const CSampling&) = delete;
   CSampling& operator=(const CSampling&) = delete;

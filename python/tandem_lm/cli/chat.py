@@ -20,7 +20,7 @@ from ..types import SamplingParams
 from .options import add_engine_options, add_prefix_option, add_sampling_options, open_engine, sampling_params
 from .output import coloured, complain, note, show, work_bar
 
-Attached = dict[str, list[Any]]  # arguments of Conversation.stream
+Attached = dict[str, Any]  # arguments of Conversation.stream
 LOADERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "/image": ("images", Image),
     "/audio": ("audio", Audio),

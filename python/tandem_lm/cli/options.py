@@ -73,7 +73,7 @@ def add_media_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--video-sound", action="store_true", help="with the sound of the videos")
 
 
-def media(args: argparse.Namespace) -> dict[str, list[Any]]:
+def media(args: argparse.Namespace) -> dict[str, Any]:
     """What add_media_options asked for, as the arguments of Conversation.stream."""
     return {
         "images": [Image(file, max_soft_tokens=args.image_tokens) for file in args.image],

@@ -31,7 +31,7 @@ from .output import show, work_bar
 if TYPE_CHECKING:
     from ..prompt import Progress
 
-Media = dict[str, list[Any]]  # "images", "videos" and "audio"
+Media = dict[str, Any]  # "images", "videos" and "audio"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
