@@ -18,7 +18,7 @@ from .state import State
 from .text import Request
 
 __all__ = ["Calibrated", "Request", "calibrate"]
-VERSION = 1  # of the method: another one does not continue an older state folder
+VERSION = 2  # of the method: another one does not continue an older state folder
 
 
 @dataclass(frozen=True)
