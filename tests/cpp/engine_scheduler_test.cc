@@ -31,6 +31,13 @@ class FakeTarget : public tandem::Target {
                  tandem::StepGate&, int64_t*) override {
     return {};
   }
+  Status save(const tandem::TargetCache&, const std::string&, const tandem::Snapshot&) const override {
+    return {Code::kInvalidRequest, "no file"};
+  }
+  tandem::Result<tandem::Snapshot> restore(tandem::TargetCache&, const std::string&,
+                                           const tandem::Sha256Digest&) const override {
+    return Status(Code::kInvalidRequest, "no file");
+  }
   void score(std::span<ScoreItem* const> items) override {
     const int inside = inside_++;
     CHECK_EQ(inside, 0);

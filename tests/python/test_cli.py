@@ -195,6 +195,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         "perplexity",
         "compare",
         "bench",
+        "devices",
         "demo",
     ]
     for arguments in (["--version"], ["--help"], *([name, "--help"] for name in names)):
