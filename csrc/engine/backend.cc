@@ -84,8 +84,11 @@ Status Engine::load(const std::shared_ptr<const litert::Library>& library) {
     return load_cpu();
   }
   const Status status = load_gpu(library);
-  const bool may_fall_back = options_.backend == "auto" || options_.fallback == "cpu";
-  if (status.ok() || status.code() == Code::kInvalidRequest || !may_fall_back) return status;
+  if (status.ok()) return status;
+  // An option that a GPU cannot honour is a reason for "auto", and a mistake where a GPU was asked for.
+  const bool may_fall_back =
+      options_.backend == "auto" || (options_.fallback == "cpu" && status.code() != Code::kInvalidRequest);
+  if (!may_fall_back) return status;
   drafter_.reset();
   target_.reset();
   drafter_model_.reset();
@@ -119,6 +122,9 @@ Status Engine::load_gpu(const std::shared_ptr<const litert::Library>& library) {
 
 Status Engine::create_gpu_target(const std::string& device) {
   const Manifest& manifest = bundle_.manifest();
+  if (options_.prefix_cache_bytes > 0 || !options_.prefix_cache_dir.empty()) {
+    return {Code::kInvalidRequest, "prefix_cache keeps caches of the CPU only; leave it out, or use backend='cpu'"};
+  }
   if (options_.graph == "fast") {
     return {Code::kInvalidRequest, "graph='fast' runs on the CPU only; leave graph at 'auto', or use backend='cpu'"};
   }

@@ -135,10 +135,6 @@ Status Engine::create_prefixes(const EngineOptions& options) {
     return {Code::kInvalidRequest,
             "prefix_cache_dir is '" + options.prefix_cache_dir + "' but prefix_cache is 0 bytes; give it a budget"};
   }
-  if (gpu_) {
-    return {Code::kInvalidRequest,
-            "prefix_cache needs the CPU: what lies on a GPU cannot be shared; leave it out, or use backend='cpu'"};
-  }
   if (!fast_ && !options.prefix_cache_dir.empty()) {
     return {Code::kInvalidRequest,
             "prefix_cache_dir needs the fast graphs; leave graph at 'auto', or keep prefixes in memory alone"};

@@ -71,11 +71,8 @@ class GpuTarget::Cache : public TargetCache {
     }
     return total;
   }
-  Result<std::unique_ptr<TargetCache>> clone() const override {
-    return Status(
-        Code::kInvalidRequest,
-        "a session on the GPU cannot be cloned; use backend='cpu', or prefill its tokens into another session");
-  }
+  // Through this side: LiteRT copies nothing on the device.
+  Result<std::unique_ptr<TargetCache>> clone() const override;
   uint64_t used_bytes() const override { return bytes(); }
   int64_t resume_from() const override { return 1; }
   std::vector<PageUse> pages() const override {
@@ -95,6 +92,7 @@ class GpuTarget::Cache : public TargetCache {
     return at == names.size() ? nullptr : sides[side][at].buffer();
   }
 
+  GpuTarget* target = nullptr;
   std::vector<std::string> names;
   std::vector<litert::DeviceTensor> sides[2];
   int current = 0;  // the side that holds the sequence
@@ -248,6 +246,7 @@ Result<std::unique_ptr<TargetCache>> GpuTarget::new_cache() {
 
 Result<std::unique_ptr<GpuTarget::Cache>> GpuTarget::make_cache() {
   auto cache = std::make_unique<Cache>();
+  cache->target = this;
   for (std::vector<litert::DeviceTensor>& side : cache->sides) {
     for (std::size_t i = 0; i < step_.signature->inputs.size(); ++i) {
       if (!is_kv_name(step_.signature->inputs[i].name)) continue;
@@ -334,6 +333,23 @@ Result<GpuTarget::Step*> GpuTarget::embedded_step(int64_t position, int64_t take
   const std::lock_guard lock(creation_);
   TANDEM_ASSIGN_OR_RETURN(Step step, make_step(*signature));
   return &embedded_.emplace_back(std::move(step));
+}
+
+Result<std::unique_ptr<TargetCache>> GpuTarget::Cache::clone() const {
+  const std::lock_guard lock(target->mutex_);
+  TANDEM_ASSIGN_OR_RETURN(auto copy, target->make_cache());
+  std::vector<std::byte> values;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const litert::DeviceTensor& from = sides[current][i];
+    values.resize(from.bytes());
+    TANDEM_RETURN_IF_ERROR(from.read(values.data()));
+    TANDEM_RETURN_IF_ERROR(copy->sides[copy->current][i].write(values.data()));
+  }
+  copy->hidden = hidden;
+  copy->hidden_start = hidden_start;
+  copy->hidden_rows = hidden_rows;
+  copy->hidden_size = hidden_size;
+  return std::unique_ptr<TargetCache>(std::move(copy));
 }
 
 Status GpuTarget::save(const TargetCache&, const std::string& path, const Snapshot&) const {

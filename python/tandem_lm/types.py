@@ -177,7 +177,7 @@ class SoftTokens:
 
 @dataclass(frozen=True)
 class Transfers:
-    """What has crossed between CPU and GPU. Keys and values do not, but for the zeros that a session begins with."""
+    """What has crossed between CPU and GPU. Keys and values do so only for clones, and a session begins with zeros."""
 
     runs: int  # of graphs
     uploads: int

@@ -145,6 +145,26 @@ def test_sessions_keep_apart(pair: tuple[tl.Engine, tl.Engine]) -> None:
     assert difference(two.logits(b[20:]), cpu.session().logits(b)[20:]) < TOLERANCE
 
 
+def test_a_clone_goes_its_own_way(pair: tuple[tl.Engine, tl.Engine]) -> None:
+    cpu, on_gpu = pair
+    ids, other = prompt(cpu, 40), prompt(cpu, 10, seed=8)
+    session = on_gpu.session()
+    session.prefill(ids[:30])
+    clone = session.clone()
+    assert difference(clone.logits(other), cpu.session().logits(ids[:30] + other)[30:]) < TOLERANCE
+    assert difference(session.logits(ids[30:]), cpu.session().logits(ids)[30:]) < TOLERANCE
+
+
+def test_sessions_of_a_gpu_are_not_saved(pair: tuple[tl.Engine, tl.Engine], tmp_path: Path) -> None:
+    _, on_gpu = pair
+    session = on_gpu.session()
+    session.prefill(prompt(on_gpu, 5))
+    with pytest.raises(tl.InvalidRequestError, match=r"on the GPU.*backend='cpu'"):
+        session.save(tmp_path / "session")
+    with pytest.raises(tl.InvalidRequestError, match="on the GPU"):
+        on_gpu.restore(tmp_path / "session")
+
+
 def test_greedy_text_to_the_end_of_the_context(pair: tuple[tl.Engine, tl.Engine]) -> None:
     cpu, on_gpu = pair
     for seed, length in ((3, 20), (4, CONTEXT - 12)):
@@ -285,6 +305,7 @@ def test_weights_in_blocks_are_refused(tmp_path: Path, checkpoint: Callable[[str
         ({"backend": "gpu", "fallback": "gpu"}, "fallback"),
         ({"backend": "gpu", "graph": "fast"}, "graph='fast' runs on the CPU"),
         ({"backend": "gpu", "max_context": CONTEXT + 1}, f"at most {CONTEXT} on the GPU"),
+        ({"backend": "gpu", "prefix_cache": 1 << 20}, "prefix_cache keeps caches of the CPU"),
         ({"backend": "gpu", "drafter": "on"}, "needs a bundle with a drafter"),
     ],
 )
