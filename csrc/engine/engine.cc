@@ -54,7 +54,8 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   uint64_t mapped = 0;
   if (engine->weight_cache_ != nullptr && !engine->weight_cache_->path().empty())
     mapped += engine->memory_plan_.weights;
-  if (engine->drafter_cache_ != nullptr && engine->drafter_cache_->warm()) mapped += engine->memory_plan_.drafter;
+  if (engine->drafter_cache_ != nullptr && !engine->drafter_cache_->path().empty())
+    mapped += engine->memory_plan_.drafter;
   engine->admission_ = std::make_unique<Admission>(path, mapped, [] { return available_memory(); });
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
@@ -78,16 +79,13 @@ Status Engine::load_cpu() {
 
   litert::CpuOptions cpu;
   cpu.num_threads = num_threads_;
-  cpu.weight_cache_path = weight_cache_->path();
-  cpu.weight_cache_fd = weight_cache_->fd();
-  TANDEM_RETURN_IF_ERROR(create_target(options_, cpu));
-  if (weight_cache_->commit()) {
-    // Again, from the file: mapped pages can be dropped and read back, the memory that the weights were built in
-    // cannot.
+  TANDEM_RETURN_IF_ERROR(weight_cache_->compile([&] {
     target_.reset();
-    cpu.weight_cache_path = weight_cache_->path();
-    TANDEM_RETURN_IF_ERROR(create_target(options_, cpu));
-  }
+    litert::CpuOptions own = cpu;
+    own.weight_cache_path = weight_cache_->path();
+    own.weight_cache_fd = weight_cache_->fd();
+    return create_target(options_, own);
+  }));
   TANDEM_RETURN_IF_ERROR(create_drafter(options_, cpu, cache_name_));
   gpu_ = false;
   active_ = target_.get();
@@ -165,13 +163,15 @@ Status Engine::create_drafter(const EngineOptions& options, const litert::CpuOpt
   TANDEM_ASSIGN_OR_RETURN(
       auto cache, litert::WeightCache::prepare(options.cache_dir, cache_name + "-drafter", section->bytes * 5 / 4));
   drafter_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
-  litert::CpuOptions own = cpu;
-  own.weight_cache_path = drafter_cache_->path();
-  own.weight_cache_fd = drafter_cache_->fd();
-  TANDEM_ASSIGN_OR_RETURN(drafter_, Drafter::create(environment_, *drafter_model_, *bundle_.manifest().drafter,
-                                                    static_cast<FastTarget&>(*target_), own));
-  drafter_cache_->commit();
-  return {};
+  return drafter_cache_->compile([&]() -> Status {
+    drafter_.reset();
+    litert::CpuOptions own = cpu;
+    own.weight_cache_path = drafter_cache_->path();
+    own.weight_cache_fd = drafter_cache_->fd();
+    TANDEM_ASSIGN_OR_RETURN(drafter_, Drafter::create(environment_, *drafter_model_, *bundle_.manifest().drafter,
+                                                      static_cast<FastTarget&>(*target_), own));
+    return {};
+  });
 }
 
 bool Engine::native_steps() const {

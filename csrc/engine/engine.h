@@ -83,7 +83,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   MemoryPlan memory_plan() const;  // with one session at max_context
   double load_seconds() const { return load_seconds_; }
   bool fast() const { return fast_; }                                // runs the fast graphs
-  bool native_steps() const;                                         // runs steps of a few tokens without a graph
+  bool native_steps() const;                                         // runs the layers without a graph
   int64_t step_rows() const { return active_.load()->step_rows(); }  // of all sessions that share a step; 1: none do
   bool on_gpu() const { return gpu_; }
   std::string backend_reason() const;          // why this backend runs

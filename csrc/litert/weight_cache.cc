@@ -126,6 +126,11 @@ Result<WeightCache> WeightCache::prepare(const std::string& folder, const std::s
   return cache;
 }
 
+Status WeightCache::compile(const std::function<Status()>& make) {
+  TANDEM_RETURN_IF_ERROR(make());
+  return commit() ? make() : Status();
+}
+
 bool WeightCache::commit() {
   if (memory_fd_ < 0 || final_path_.empty()) return false;
   const std::string temporary = final_path_ + "." + std::to_string(getpid()) + ".tmp";

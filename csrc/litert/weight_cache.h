@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -28,6 +29,11 @@ class WeightCache {
   const std::string& path() const { return path_; }
   int fd() const { return memory_fd_; }
   bool warm() const { return warm_; }  // packed weights were found and are sound
+
+  // Runs `make`, which compiles with path() and fd(). When that built the weights and commit() put them into the
+  // folder, it runs again, from the file: mapped pages can be dropped and read back, the memory that they were built in
+  // cannot. `make` lets go of what it made before. Its first error ends it.
+  Status compile(const std::function<Status()>& make);
 
   // After a successful compile: copies newly built weights into the folder. True when they lie there now, under path():
   // compiling again from it lets go of the memory. A failure (a full disk) costs only the next start.

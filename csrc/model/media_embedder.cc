@@ -61,8 +61,6 @@ Result<std::unique_ptr<MediaEmbedder>> MediaEmbedder::create(const litert::Envir
   TANDEM_ASSIGN_OR_RETURN(auto model, litert::Model::from_fd(environment, place.fd, place.offset, place.bytes));
   embedder->model_ = std::make_unique<litert::Model>(std::move(model));
   litert::CpuOptions selected = options;
-  selected.weight_cache_path = embedder->cache_.path();
-  selected.weight_cache_fd = embedder->cache_.fd();
   for (const litert::Signature& signature : embedder->model_->signatures()) {
     if (!signature.key.starts_with(place.prefix)) continue;
     TANDEM_ASSIGN_OR_RETURN(Step step, make_step(environment.library(), signature, place));
@@ -73,15 +71,14 @@ Result<std::unique_ptr<MediaEmbedder>> MediaEmbedder::create(const litert::Envir
   if (embedder->steps_.empty()) return malformed("no '" + place.prefix + "' signature");
   std::sort(embedder->steps_.begin(), embedder->steps_.end(),
             [](const Step& a, const Step& b) { return a.rows < b.rows; });
-  TANDEM_ASSIGN_OR_RETURN(embedder->compiled_, litert::CompiledModel::create(environment, *embedder->model_, selected));
-  if (embedder->cache_.commit()) {
-    // Again, from the file: mapped pages can be dropped and read back, the memory that the weights were built in
-    // cannot.
+  TANDEM_RETURN_IF_ERROR(embedder->cache_.compile([&]() -> Status {
     embedder->compiled_ = {};
     selected.weight_cache_path = embedder->cache_.path();
+    selected.weight_cache_fd = embedder->cache_.fd();
     TANDEM_ASSIGN_OR_RETURN(embedder->compiled_,
                             litert::CompiledModel::create(environment, *embedder->model_, selected));
-  }
+    return {};
+  }));
   return embedder;
 }
 

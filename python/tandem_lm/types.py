@@ -37,7 +37,7 @@ class EngineInfo:
     kv_dtype: str  # of the cache: "f16", "f32" or "int8"
     graph: str  # which of the bundle's graphs run: "fast" or "portable"
     step_rows: int  # tokens that one step can have, drafts and those of other sessions included; 1: sessions take turns
-    native_steps: bool  # steps of a few tokens run without a graph: this CPU and these weights allow it
+    native_steps: bool  # the layers run without a graph: this CPU and these weights allow it
     memory: Mapping[str, int]  # bytes by part, as planned with one session of max_context tokens
     backend: str = "cpu"  # or "gpu"
     backend_reason: str = ""  # why it is this one; the GPU's name

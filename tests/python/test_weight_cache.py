@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import write_assistant, write_gemma4
 
+from tandem_converter.convert import convert
 from tandem_lm import _native, library
 
 IDS = list(range(3, 60))
@@ -139,14 +141,18 @@ print(sum("memfd:tandem-weights" in line for line in open("/proc/self/maps")))
 
 
 @pytest.mark.parametrize("in_folder", [True, False])
-def test_packed_weights_are_mapped_and_not_held(tiny_gemma4_int8: Path, tmp_path: Path, in_folder: bool) -> None:
-    """Those of images and sound too, also in the process that packed them: pages of a file can be dropped, the memory
-    that they were built in cannot. Without a folder they stay in that memory."""
-    command = [sys.executable, "-c", HELD, str(tiny_gemma4_int8), str(tmp_path) if in_folder else ""]
+def test_packed_weights_are_mapped_and_not_held(tmp_path: Path, in_folder: bool) -> None:
+    """Those of drafter, images and sound too, also in the process that packed them: pages of a file can be dropped, the
+    memory that they were built in cannot. Without a folder they stay in that memory."""
+    target, drafter = write_gemma4(tmp_path / "target"), write_assistant(tmp_path / "assistant")
+    convert(target, tmp_path / "model.litertlm", quant="int8", context=64, drafter=drafter)
+    folder = tmp_path / "weights"
+    command = [sys.executable, "-c", HELD, str(tmp_path / "model.litertlm"), str(folder) if in_folder else ""]
+    folder.mkdir()
     held = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
     assert (held == 0) == in_folder
-    names = {path.stem.rpartition("-")[2] for path in tmp_path.glob("*.xnnpack")}
-    assert (names >= {"vision", "audio"}) == in_folder
+    names = {path.stem.rpartition("-")[2] for path in folder.glob("*.xnnpack")}
+    assert (names >= {"drafter", "vision", "audio"}) == in_folder
 
 
 def test_other_graphs_leave_the_cache_alone(warm: tuple[Path, Path, np.ndarray]) -> None:
