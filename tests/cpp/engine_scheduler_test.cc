@@ -50,6 +50,7 @@ class FakeTarget : public tandem::Target {
     std::this_thread::sleep_for(step_time);
     int64_t rows = 0;
     for (ScoreItem* item : items) {
+      ++scored;
       rows += static_cast<int64_t>(item->ids.size());
       if (item->ids.front() == kBad) {
         item->status = {Code::kOutOfMemory, "no page"};
@@ -72,6 +73,7 @@ class FakeTarget : public tandem::Target {
 
   static constexpr int32_t kBad = -1;
   std::atomic<bool> held = false, throws = false;
+  int scored = 0;  // items
   Clock::duration step_time{0};
 
  private:
@@ -86,8 +88,10 @@ struct Member {
   Scheduler::Report report;
   float logits[8] = {};
 
-  Status step(std::vector<int32_t> ids) {
+  // `target`: another than the scheduler's.
+  Status step(std::vector<int32_t> ids, FakeTarget* target = nullptr) {
     ScoreItem item{nullptr, 0, ids, logits};
+    item.target = target;
     const Status status = scheduler.score(seat, item, &report);
     if (status.ok()) {
       CHECK_EQ(item.done, static_cast<int64_t>(ids.size()));
@@ -135,15 +139,14 @@ TEST(waiting_steps_run_as_one) {
   Member first(scheduler), a(scheduler), b(scheduler), c(scheduler), bad(scheduler);
   {
     const std::jthread holding = hold(target, scheduler, first);
-    std::vector<std::jthread> threads;
     // Eight rows are the most: the third does not fit beside the first two, the fourth does.
-    threads.emplace_back([&] { CHECK(a.step({1, 2, 3}).ok()); });
+    const std::jthread steps_a([&] { CHECK(a.step({1, 2, 3}).ok()); });
     std::this_thread::sleep_for(20ms);
-    threads.emplace_back([&] { CHECK(b.step({4, 5, 6}).ok()); });
+    const std::jthread steps_b([&] { CHECK(b.step({4, 5, 6}).ok()); });
     std::this_thread::sleep_for(20ms);
-    threads.emplace_back([&] { CHECK(c.step({1, 2, 3, 4}).ok()); });
+    const std::jthread steps_c([&] { CHECK(c.step({1, 2, 3, 4}).ok()); });
     std::this_thread::sleep_for(20ms);
-    threads.emplace_back([&] { CHECK(bad.step({FakeTarget::kBad, 2}).code() == Code::kOutOfMemory); });
+    const std::jthread steps_bad([&] { CHECK(bad.step({FakeTarget::kBad, 2}).code() == Code::kOutOfMemory); });
     std::this_thread::sleep_for(20ms);
     target.held = false;
   }
@@ -153,6 +156,26 @@ TEST(waiting_steps_run_as_one) {
   CHECK_EQ(bad.report.sessions, 3);
   CHECK_EQ(c.report.sessions, 1);
   CHECK_EQ(scheduler.counters().steps, 3);
+}
+
+TEST(items_of_another_target_are_no_part_of_a_step) {
+  FakeTarget target, other;
+  Scheduler scheduler(target);
+  Member first(scheduler), a(scheduler), b(scheduler), moved(scheduler), also_moved(scheduler);
+  {
+    const std::jthread holding = hold(target, scheduler, first);
+    const std::jthread stays([&] { CHECK(a.step({1}).ok()); }), stays_too([&] { CHECK(b.step({2}).ok()); });
+    const std::jthread goes([&] { CHECK(moved.step({3}, &other).ok()); });
+    const std::jthread goes_too([&] { CHECK(also_moved.step({4}, &other).ok()); });
+    std::this_thread::sleep_for(50ms);
+    target.held = false;
+  }
+  CHECK_EQ(a.report.sessions, 2);
+  CHECK_EQ(b.report.sessions, 2);
+  CHECK_EQ(moved.report.sessions, 2);
+  CHECK_EQ(also_moved.report.sessions, 2);
+  CHECK_EQ(target.scored, 3);
+  CHECK_EQ(other.scored, 2);
 }
 
 TEST(members_of_a_batch_wait_for_each_other) {
