@@ -1,7 +1,11 @@
-// Speed of the attention kernel: GFLOP/s when many tokens attend, GB/s of cache read when one does, and that as a share
-// of the streaming read that this machine measures in the same run. One thread is timed by its CPU time, so that
-// neighbours disturb it little; several by wall time: run those on an idle machine.
+// Speed of Tandem's own kernels. One thread is timed by its CPU time, so that neighbours disturb it little; several by
+// wall time: run those on an idle machine.
+//
+// Attention: GFLOP/s when many tokens attend, GB/s of cache read when one does, and that as a share of the streaming
+// read that this machine measures in the same run.
 //   bench_kernels [threads] [isa] [only layers whose name contains this] [depth ...]
+// Products of many rows with int4 and int8 weights, in GMAC/s; `python bench/machine.py` prints what the CPU can do.
+//   bench_kernels products [threads]
 #include <time.h>
 
 #include <algorithm>
@@ -16,6 +20,7 @@
 #include <vector>
 
 #include "kernels/attention.h"
+#include "kernels/linear.h"
 #include "kernels/rope_norm.h"
 
 using namespace tandem;
@@ -131,9 +136,57 @@ void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int thr
               100.0 * read / seconds / bandwidth);
 }
 
+// `rows` rows in blocks of 24, as model/native_step.cc has them, against pieces of weights that stay in the L2 cache.
+void measure_products(int64_t inputs, int64_t outputs, int bits, int threads) {
+  constexpr int kRows = 480, kBlock = 24;
+  constexpr int64_t kPieceBytes = int64_t{1} << 18;
+  PackedMatrix matrix{nullptr, inputs, outputs, bits};
+  const auto bytes = static_cast<size_t>(matrix.bytes());
+  const int64_t piece = std::max<int64_t>(1, kPieceBytes / matrix.group_bytes());
+  std::vector<Memory> weights, results;
+  std::vector<uint8_t> values(static_cast<size_t>(kRows * inputs));
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint8_t>(i * 40503 >> 7);
+  std::vector<float> scales(kRows, 1.0f);
+  std::vector<int32_t> zeros(kRows, 3);
+  const ByteRows rows{values.data(), inputs, scales.data(), zeros.data()};
+  for (int i = 0; i < threads; ++i) {
+    weights.push_back(allocate(bytes));
+    auto* data = static_cast<uint8_t*>(weights.back().get());
+    for (size_t at = 0; at < bytes; ++at) data[at] = static_cast<uint8_t>(at * 2654435761 >> 13);
+    results.push_back(allocate(static_cast<size_t>(kRows * outputs) * sizeof(float)));
+  }
+  const double seconds = best_seconds(threads, 7, [&](int thread) {
+    PackedMatrix own = matrix;
+    own.data = static_cast<const std::byte*>(weights[static_cast<size_t>(thread)].get());
+    auto* out = static_cast<float*>(results[static_cast<size_t>(thread)].get());
+    for (int64_t group = 0; group < own.groups(); group += piece) {
+      const int64_t last = std::min(group + piece, own.groups());
+      for (int row = 0; row < kRows; row += kBlock) {
+        linear(own, rows.from(row), kBlock, group, last, out + row * outputs + group * own.group(), outputs);
+      }
+    }
+  });
+  const double macs = static_cast<double>(kRows) * static_cast<double>(inputs * outputs) * threads;
+  std::printf("%6lld x %-6lld int%d %8.1f GMAC/s\n", static_cast<long long>(inputs), static_cast<long long>(outputs),
+              bits, macs / seconds * 1e-9);
+}
+
+int products(int threads) {
+  if (!linear_available() || threads < 1) {
+    std::fprintf(stderr, "products need AVX-512 with VNNI, and at least one thread\n");
+    return 2;
+  }
+  constexpr int64_t kShapes[][2] = {{640, 2048}, {2048, 640}, {640, 1024}, {3840, 15360}, {15360, 3840}};
+  for (const auto& [inputs, outputs] : kShapes) {
+    for (const int bits : {4, 8}) measure_products(inputs, outputs, bits, threads);
+  }
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 1 && std::string_view(argv[1]) == "products") return products(argc > 2 ? std::atoi(argv[2]) : 2);
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
   const auto isa = argc > 2 ? select_isa(std::string_view(argv[2])) : select_isa();
   if (!isa.ok() || threads < 1) {

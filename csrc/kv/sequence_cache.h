@@ -8,8 +8,9 @@
 // and 15 ms to unmap, a second clone would have had to copy what was dirty, and it is Linux only. Pages clone in some
 // microseconds everywhere, let caches of one prefix share what they have in common, and can lie in a mapped file.
 // Their price: a kernel's block of keys ends at the end of a page. kPageSlots is a multiple of both sizes of such
-// blocks (kernels.h: 64 and 96); against contiguous rows, one-row decode over a sliding layer is up to 5 % slower, all
-// else within noise. With 64 slots it was 8 to 20 %; with 384 none, but twice as much is copied at divergence.
+// blocks (kernels.h: 64 and 96); against contiguous rows, one-row decode over a sliding layer was up to 6 % slower with
+// f16, 10 % with int8, 16 % with f32 (4 rows: 21 %), all else within noise. With 64 slots f16 lost 8 to 20 %; with 384
+// nothing, but twice as much is copied at divergence.
 #pragma once
 
 #include <cstdint>
