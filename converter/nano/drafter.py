@@ -19,6 +19,7 @@ from . import mixture
 from .architecture import FULL, SLIDING, WINDOW
 from .batches import Batch, Encoder, collate, cut
 from .forward import decoded, logits
+from .optimizer import Optimizer
 from .schedule import Schedule, rate
 from .speech import Speaker
 from .target import PADDED
@@ -101,11 +102,9 @@ class DrafterTrainer:
         self, assistant: Any, target: Any, encoder: Encoder, speaker: Speaker | None, seed: int, items: int, peak: float
     ) -> None:  # fmt: skip
         self.assistant, self.target, self.encoder, self.speaker = assistant, target, encoder, speaker
-        self.seed, self.items, self.peak, self.step = seed, items, peak, 0
+        self.seed, self.items, self.step = seed, items, 0
         target.requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(
-            assistant.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=True
-        )
+        self.optimizer = Optimizer(assistant, peak)
 
     def run(
         self, schedule: Schedule, every: int, report: Callable[[int, Acceptance], None], save: Callable[[], None]
@@ -132,16 +131,14 @@ class DrafterTrainer:
         return seen
 
     def state(self) -> dict[str, Any]:
-        return {"model": self.assistant.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        return {"model": self.assistant.state_dict(), "optimizer": self.optimizer.state(), "step": self.step}
 
     def load(self, state: dict[str, Any]) -> None:
         self.assistant.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load(state["optimizer"])
         self.step = state["step"]
 
     def _learn(self, factor: float, seen: Acceptance) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.peak * factor
         known = mixture.makers(self.speaker)
         table = {name: (known[name][0], float(share)) for name, share in SHARES.items() if name in known}
         indices = range(self.step * self.items, (self.step + 1) * self.items)
@@ -151,8 +148,7 @@ class DrafterTrainer:
         for batch in groups:
             (self._loss(batch, seen) / total).backward()
         torch.nn.utils.clip_grad_norm_(self.assistant.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.step(factor)
 
     def _loss(self, batch: Batch, seen: Acceptance) -> torch.Tensor:
         """Sum over rounds and drafts of the cross entropy with what the target itself predicts there."""

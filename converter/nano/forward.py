@@ -33,11 +33,16 @@ def embeddings(model: Any, batch: Batch) -> torch.Tensor:
     return flat.view_as(out)
 
 
+def additive(visible: torch.Tensor) -> torch.Tensor:
+    """float [...]: what to add to scores of attention."""
+    return torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
+
+
 def decoded(model: Any, batch: Batch, keep_cache: bool = False) -> Any:
     """The decoder's output: last_hidden_state [B, T, H] after the final norm, shared_kv_states if they are kept."""
     return model.model.language_model(
         inputs_embeds=embeddings(model, batch),
-        attention_mask={FULL: batch.full, SLIDING: batch.sliding},
+        attention_mask={FULL: additive(batch.full), SLIDING: additive(batch.sliding)},
         position_ids=torch.arange(batch.ids.shape[1])[None].expand_as(batch.ids),
         use_cache=False,
         return_shared_kv_states=keep_cache,

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 
 @dataclass
 class Schedule:
-    """`steps` or `minutes` is the length. `spent`: seconds of earlier runs that this one continues."""
+    """`steps` is the length, or `minutes` where they are given. `spent`: seconds of runs that this one continues."""
 
-    steps: int | None
-    minutes: float | None
+    steps: int
+    minutes: float | None = None
     spent: float = 0.0
 
     def __post_init__(self) -> None:
-        if (self.steps is None) == (self.minutes is None):
-            raise ValueError("give either the number of steps or the minutes")
         self._start = time.monotonic()
 
     @property
@@ -26,9 +24,8 @@ class Schedule:
 
     def progress(self, step: int) -> float:
         """0 at the beginning, 1 at the end."""
-        if self.steps is not None:
+        if self.minutes is None:
             return min(1.0, step / self.steps)
-        assert self.minutes is not None
         return min(1.0, self.seconds / (60 * self.minutes))
 
 

@@ -11,6 +11,7 @@ import torch
 from . import mixture
 from .batches import Batch, Encoded, Encoder, collate, cut
 from .forward import Losses, losses
+from .optimizer import Optimizer
 from .schedule import Schedule, rate
 from .speech import Speaker
 
@@ -62,19 +63,6 @@ class Tally:
         return {"loss": round(self.loss, 4), "named": named, "tokens": self.tokens, "kinds": kinds}
 
 
-WIDE = {"patch_dense.weight": 0.1, "embed_audio.embedding_projection.weight": 0.3}  # of 6912 and 640 inputs
-
-
-def _groups(model: Any, peak: float) -> list[dict[str, Any]]:
-    """Parameters by their largest learning rate and decay. A step of Adam moves every weight alike, and a sum over
-    thousands of inputs by as much more: the wide embedders take smaller steps. Vectors do not decay."""
-    groups: dict[tuple[float, float], list[Any]] = {}
-    for name, weight in model.named_parameters():
-        factor = next((factor for end, factor in WIDE.items() if name.endswith(end)), 1.0)
-        groups.setdefault((peak * factor, 0.05 if weight.ndim > 1 else 0.0), []).append(weight)
-    return [{"params": made, "peak": rate_, "weight_decay": decay} for (rate_, decay), made in groups.items()]
-
-
 class TargetTrainer:
     """`items`: how many a step takes."""
 
@@ -82,8 +70,8 @@ class TargetTrainer:
         self, model: Any, encoder: Encoder, speaker: Speaker | None, seed: int, items: int, peak: float
     ) -> None:
         self.model, self.encoder, self.speaker, self.seed = model, encoder, speaker, seed
-        self.items, self.peak, self.step = items, peak, 0
-        self.optimizer = torch.optim.AdamW(_groups(model, peak), lr=peak, betas=(0.9, 0.98), fused=True)
+        self.items, self.step = items, 0
+        self.optimizer = Optimizer(model, peak)
 
     def run(
         self, schedule: Schedule, every: int, report: Callable[[int, Tally], None], save: Callable[[], None]
@@ -114,11 +102,11 @@ class TargetTrainer:
         return tally
 
     def state(self) -> dict[str, Any]:
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state(), "step": self.step}
 
     def load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load(state["optimizer"])
         self.step = state["step"]
 
     def _drawn(self) -> list[Encoded]:
@@ -128,8 +116,6 @@ class TargetTrainer:
         return [self.encoder(mixture.drawn(table, "train", self.seed, index)) for index in indices]
 
     def _learn(self, items: list[Encoded], factor: float, tally: Tally) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
         batches = [collate(group, self.encoder.audio_token) for group in cut(items, PADDED)]
         weight = sum(float(batch.said[2].sum()) for batch in batches)
         labelled = max(1, sum(len(batch.named[0]) for batch in batches))
@@ -140,5 +126,4 @@ class TargetTrainer:
             loss.backward()
             tally.add(batch, result)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.step(factor)

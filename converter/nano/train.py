@@ -39,12 +39,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("out", nargs="?", type=Path, default=Path("nano"), help="folder (default: %(default)s)")
     parser.add_argument("--smoke", action="store_true", help="a minute: a few steps of everything, for tests")
     parser.add_argument("--seed", type=int, default=7, help="default: %(default)s")
-    parser.add_argument("--minutes", type=float, default=80, help="for the target, by the clock (default: %(default)s)")
-    parser.add_argument("--drafter-minutes", type=float, default=22, help="for the drafter (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="length of the target's training in steps: repeats exactly")
-    parser.add_argument("--drafter-steps", type=int, help="likewise, of the drafter's")
-    parser.add_argument("--items", type=int, default=40, help="per step (default: %(default)s)")
-    parser.add_argument("--peak", type=float, default=2e-3, help="largest learning rate (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=4500, help="of the target's training (default: %(default)s)")
+    parser.add_argument("--drafter-steps", type=int, default=1500, help="of the drafter's (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="length of the target's training by the clock, not in steps")
+    parser.add_argument("--drafter-minutes", type=float, help="likewise, of the drafter's")
+    parser.add_argument("--items", type=int, default=32, help="per step (default: %(default)s)")
+    parser.add_argument("--peak", type=float, default=2e-3, help="largest rate of Adam (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="compile the layers: a fifth faster after a minute")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--every", type=int, default=200, help="steps between reports and saves (default: %(default)s)")
     parser.add_argument("--examine", type=int, default=48, help="held-out items of a kind (default: %(default)s)")
@@ -98,7 +99,10 @@ def train_target(args: argparse.Namespace, body: dict[str, Any], speaker: Speake
         done = stored["done"]
     log("target", step=trainer.step, parameters=sum(p.numel() for p in model.parameters()))
     if not done["finished"]:
-        schedule = Schedule(args.steps, None if args.steps else args.minutes, done["seconds"])
+        schedule = Schedule(args.steps, args.minutes, done["seconds"])
+        if args.compile:
+            for layer in model.model.language_model.layers:
+                layer.compile(dynamic=True)
         kinds = [kind for kind in EXAMINED if speaker or kind not in ("digits", "command")]
 
         def report(step: int, tally: Tally) -> None:
@@ -130,7 +134,7 @@ def train_drafter(
         done = stored["done"]
     log("drafter", step=trainer.step, parameters=sum(p.numel() for p in model.parameters()))
     if not done["finished"]:
-        schedule = Schedule(args.drafter_steps, None if args.drafter_steps else args.drafter_minutes, done["seconds"])
+        schedule = Schedule(args.drafter_steps, args.drafter_minutes, done["seconds"])
 
         def report(step: int, seen: Acceptance) -> None:
             loss = round(seen.loss / max(1, seen.count), 4)
@@ -166,6 +170,7 @@ def main(given: list[str] | None = None) -> int:
     args = arguments().parse_args(given)
     if args.smoke:
         args.steps, args.drafter_steps, args.items, args.every, args.examine = 40, 16, 12, 8, 8
+        args.minutes = args.drafter_minutes = None
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     log, start = Log(args.out / "log.jsonl"), time.monotonic()

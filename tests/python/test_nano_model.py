@@ -170,11 +170,9 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(encoder: batches.Encoder) -
 
 
 def test_schedule_ends() -> None:
-    schedule = Schedule(steps=10, minutes=None)
+    schedule = Schedule(steps=10)
     assert [schedule.progress(step) for step in (0, 5, 10, 12)] == [0, 0.5, 1, 1]
-    assert Schedule(steps=None, minutes=1, spent=61).progress(0) == 1
-    with pytest.raises(ValueError, match="either"):
-        Schedule(steps=1, minutes=1)
+    assert Schedule(steps=10, minutes=1, spent=61).progress(0) == 1
     assert rate(0) > 0 and rate(0.1) == 1 and rate(1) == 0
 
 
