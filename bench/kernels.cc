@@ -137,10 +137,11 @@ void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int thr
 }
 
 // `rows` rows in blocks of 24, as model/native_step.cc has them, against pieces of weights that stay in the L2 cache.
-void measure_products(int64_t inputs, int64_t outputs, int bits, int threads) {
+// `block`: inputs that share a scale, or 0.
+void measure_products(int64_t inputs, int64_t outputs, int bits, int64_t block, int threads) {
   constexpr int kRows = 480, kBlock = 24;
   constexpr int64_t kPieceBytes = int64_t{1} << 18;
-  PackedMatrix matrix{nullptr, inputs, outputs, bits};
+  const PackedMatrix matrix{nullptr, inputs, outputs, bits, block};
   const auto bytes = static_cast<size_t>(matrix.bytes());
   const int64_t piece = std::max<int64_t>(1, kPieceBytes / matrix.group_bytes());
   std::vector<Memory> weights, results;
@@ -167,8 +168,8 @@ void measure_products(int64_t inputs, int64_t outputs, int bits, int threads) {
     }
   });
   const double macs = static_cast<double>(kRows) * static_cast<double>(inputs * outputs) * threads;
-  std::printf("%6lld x %-6lld int%d %8.1f GMAC/s\n", static_cast<long long>(inputs), static_cast<long long>(outputs),
-              bits, macs / seconds * 1e-9);
+  std::printf("%6lld x %-6lld int%d block %-3lld %8.1f GMAC/s\n", static_cast<long long>(inputs),
+              static_cast<long long>(outputs), bits, static_cast<long long>(block), macs / seconds * 1e-9);
 }
 
 int products(int threads) {
@@ -178,7 +179,9 @@ int products(int threads) {
   }
   constexpr int64_t kShapes[][2] = {{640, 2048}, {2048, 640}, {640, 1024}, {3840, 15360}, {15360, 3840}};
   for (const auto& [inputs, outputs] : kShapes) {
-    for (const int bits : {4, 8}) measure_products(inputs, outputs, bits, threads);
+    measure_products(inputs, outputs, 4, 0, threads);
+    for (const int64_t block : {32, 64, 128}) measure_products(inputs, outputs, 4, block, threads);
+    measure_products(inputs, outputs, 8, 0, threads);
   }
   return 0;
 }

@@ -101,6 +101,7 @@ def train_target(args: argparse.Namespace, body: dict[str, Any], speaker: Speake
     if not done["finished"]:
         schedule = Schedule(args.steps, args.minutes, done["seconds"])
         if args.compile:
+            torch._dynamo.config.recompile_limit = 64  # kinds of layers, times training and examination
             for layer in model.model.language_model.layers:
                 layer.compile(dynamic=True)
         kinds = [kind for kind in EXAMINED if speaker or kind not in ("digits", "command")]

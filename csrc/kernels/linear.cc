@@ -9,6 +9,9 @@
 namespace tandem {
 namespace {
 
+constexpr int64_t kBlockScales = 32;    // bytes behind a block of a group
+constexpr double kSumTolerance = 1e-4;  // of the backend's float sums
+
 int nibble(std::byte b, bool high) {
   const int value = std::to_integer<int>(high ? b >> 4 : b & std::byte{15});
   return value > 7 ? value - 16 : value;
@@ -20,7 +23,37 @@ int packed_weight(const PackedMatrix& matrix, const std::byte* group, int64_t ou
   if (matrix.bits == 8) {
     return static_cast<int8_t>(data[input / 4 * 256 + output * 4 + input % 4]);
   }
+  if (matrix.block != 0) data += input / matrix.block * kBlockScales;
   return nibble(data[input / 16 * 128 + output * 8 + input % 8], input % 16 >= 8);
+}
+
+// Scale of 16 times the weights of `output` in `block`.
+float block_scale(const PackedMatrix& matrix, const std::byte* group, int64_t output, int64_t block) {
+  const std::byte* behind = group + matrix.group() * 4 + (block + 1) * matrix.block * 8 + block * kBlockScales;
+  uint16_t half = 0;
+  std::memcpy(&half, behind + 2 * output, 2);
+  return std::bit_cast<float>(uint32_t{half} << 16);
+}
+
+// Whether the sums of a group that has scales for blocks are those of its weights, and its biases 0.
+bool block_sums_hold(const PackedMatrix& matrix, const std::byte* group) {
+  for (int64_t o = 0; o < matrix.group(); ++o) {
+    double sum = 0, size = 0;
+    for (int64_t b = 0; b < matrix.inputs / matrix.block; ++b) {
+      const float scale = 16.0f * block_scale(matrix, group, o, b);
+      if (!std::isfinite(scale) || scale < 0.0f) return false;
+      for (int64_t i = b * matrix.block; i < (b + 1) * matrix.block; ++i) {
+        const double value = double{scale} * packed_weight(matrix, group, o, i);
+        sum += value;
+        size += std::fabs(value);
+      }
+    }
+    float stored = 0, bias = 0;
+    std::memcpy(&stored, group + 4 * o, 4);
+    std::memcpy(&bias, group + matrix.group_bytes() - 4 * (matrix.group() - o), 4);
+    if (bias != 0.0f || !(std::fabs(stored + sum) <= kSumTolerance * size)) return false;
+  }
+  return true;
 }
 
 int raw_weight(const PackedMatrix& matrix, const std::byte* raw, int64_t output, int64_t input) {
@@ -42,6 +75,7 @@ bool linear_available() {
 bool holds(const PackedMatrix& matrix, const std::byte* raw) {
   for (const int64_t g : {int64_t{0}, matrix.groups() - 1}) {
     const std::byte* group = matrix.data + g * matrix.group_bytes();
+    if (matrix.block != 0 && !block_sums_hold(matrix, group)) return false;
     for (int64_t o = 0; o < matrix.group(); ++o) {
       int64_t total = 0;
       for (int64_t i = 0; i < matrix.inputs; ++i) {
@@ -49,6 +83,7 @@ bool holds(const PackedMatrix& matrix, const std::byte* raw) {
         if (weight != raw_weight(matrix, raw, g * matrix.group() + o, i)) return false;
         total += weight;
       }
+      if (matrix.block != 0) continue;
       int32_t sum = 0;
       float scale = 0, bias = 0;
       const std::byte* behind = group + matrix.group() * (4 + matrix.inputs * matrix.bits / 8);

@@ -7,8 +7,10 @@
 // operations of a row do not depend on the others: any number of rows gives the same bits.
 //
 // Packed int4 (per channel), groups of 16 outputs: int32 sums[16] (-16 * sum of the weights), then for every 16 inputs
-// 16 outputs x 8 bytes (low nibbles: inputs 0-7, high: 8-15), float scales[16], float biases[16]. Packed int8, groups
-// of 64: int32 sums[64] (-sum), for every 4 inputs 64 outputs x 4 bytes, float scales[64], float biases[64].
+// 16 outputs x 8 bytes (low nibbles: inputs 0-7, high: 8-15), float scales[16], float biases[16]. With a scale for each
+// block of inputs: float sums[16] (-sum of weight * scale), for every block the same bytes and bfloat16 scales[16] (of
+// 16 times the weights), float biases[16]. Packed int8, groups of 64: int32 sums[64] (-sum), for every 4 inputs 64
+// outputs x 4 bytes, float scales[64], float biases[64].
 #pragma once
 
 #include <cstddef>
@@ -21,10 +23,12 @@ struct PackedMatrix {
   int64_t inputs = 0;   // a multiple of 16
   int64_t outputs = 0;  // a multiple of group()
   int bits = 4;         // 4 or 8
+  int64_t block = 0;    // inputs that share a scale, a multiple of 32 that divides `inputs`; 0: all. With int4 only
 
   int64_t group() const { return bits == 4 ? 16 : 64; }
   int64_t groups() const { return outputs / group(); }
-  int64_t group_bytes() const { return group() * (inputs * bits / 8 + 12); }
+  int64_t scale_bytes() const { return block == 0 ? 4 : inputs / block * 2; }  // of an output
+  int64_t group_bytes() const { return group() * (inputs * bits / 8 + 8 + scale_bytes()); }
   int64_t bytes() const { return groups() * group_bytes(); }
 };
 

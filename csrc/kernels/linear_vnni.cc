@@ -51,7 +51,8 @@ TANDEM_INLINE void finish(__m512i sum, int shift, const std::byte* sums, const s
 
 // One group of 16 outputs for R rows.
 template <int R>
-void group4(const std::byte* w, int64_t inputs, const ByteRows& in, int row, float* out, int64_t out_stride) {
+void group4(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, int row, float* out,
+            int64_t out_stride) {
   const std::byte* sums = w;
   w += 64;
   __m512i left[R], right[R];  // outputs 0-7 and 8-15, two partial sums each
@@ -59,7 +60,7 @@ void group4(const std::byte* w, int64_t inputs, const ByteRows& in, int row, flo
   for (int r = 0; r < R; ++r) left[r] = right[r] = _mm512_setzero_si512();
   const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
   const uint8_t* a = in.values + row * in.stride;
-  for (int64_t k = 0; k < inputs; k += 16, w += 128) {
+  for (int64_t k = 0; k < matrix.inputs; k += 16, w += 128) {
     const __m512i w0 = bytes_at(w), w1 = bytes_at(w + 64);
     prefetch(w);
     prefetch(w + 64);
@@ -85,16 +86,85 @@ void group4(const std::byte* w, int64_t inputs, const ByteRows& in, int row, flo
   }
 }
 
+// Scales of one block of a group twice each, as partial sums lie: of outputs 0-7 and of 8-15.
+TANDEM_INLINE void block_scales(const std::byte* p, __m512* left, __m512* right) {
+  const __m512i halves = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  // A bfloat16 is the upper half of a float.
+  const __m512i first = _mm512_setr_epi32(0, 0, 1 << 16, 1 << 16, 2 << 16, 2 << 16, 3 << 16, 3 << 16, 4 << 16, 4 << 16,
+                                          5 << 16, 5 << 16, 6 << 16, 6 << 16, 7 << 16, 7 << 16);
+  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8 << 16));
+  constexpr __mmask32 kUpper = 0xaaaaaaaa;
+  *left = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, first, halves));
+  *right = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, second, halves));
+}
+
+// The floats of one row, of all blocks, to its 16 outputs.
+TANDEM_INLINE void finish_blocks(__m512 left, __m512 right, const std::byte* sums, const std::byte* biases,
+                                 int32_t zero, float scale, float* out) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  const __m512 sum = _mm512_add_ps(_mm512_permutex2var_ps(left, even, right), _mm512_permutex2var_ps(left, odd, right));
+  const __m512 moved = _mm512_fmadd_ps(_mm512_set1_ps(static_cast<float>(zero)), _mm512_loadu_ps(sums), sum);
+  _mm512_storeu_ps(out, _mm512_fmadd_ps(moved, _mm512_set1_ps(scale), _mm512_loadu_ps(biases)));
+}
+
+TANDEM_INLINE __m512 add_scaled(__m512i sum, __m512 scales, __m512 to) {
+  return _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(0xffff, sum), scales, to);
+}
+
+// One group of 16 outputs for R rows, with a scale for every block. 32 inputs at a time: their weights stay in
+// registers. (Sums of integers over longer blocks need more registers than there are, and gained little.)
+template <int R>
+void group4_blocks(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, int row, float* out,
+                   int64_t out_stride) {
+  const std::byte* sums = w;
+  w += 64;
+  __m512 left[R], right[R];  // outputs 0-7 and 8-15, two partial sums each
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) left[r] = right[r] = _mm512_setzero_ps();
+  const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
+  const uint8_t* a = in.values + row * in.stride;
+  for (int64_t at = 0; at < matrix.inputs; at += matrix.block, w += 32) {
+    __m512 left_scales, right_scales;
+    block_scales(w + matrix.block * 8, &left_scales, &right_scales);
+    for (int64_t k = at; k < at + matrix.block; k += 32, w += 256) {
+      const __m512i w0 = bytes_at(w), w1 = bytes_at(w + 64), w2 = bytes_at(w + 128), w3 = bytes_at(w + 192);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) prefetch(w + 64 * i);
+      const __m512i l0 = shifted(w0) & high, h0 = w0 & high, l1 = shifted(w1) & high, h1 = w1 & high;
+      const __m512i l2 = shifted(w2) & high, h2 = w2 & high, l3 = shifted(w3) & high, h3 = w3 & high;
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const uint8_t* bytes = a + r * in.stride + k;
+        const __m512i a0 = _mm512_set1_epi64(read<int64_t>(bytes)), a1 = _mm512_set1_epi64(read<int64_t>(bytes + 8));
+        const __m512i a2 = _mm512_set1_epi64(read<int64_t>(bytes + 16));
+        const __m512i a3 = _mm512_set1_epi64(read<int64_t>(bytes + 24));
+        __m512i one = _mm512_dpbusd_epi32(_mm512_setzero_si512(), a0, l0);
+        __m512i other = _mm512_dpbusd_epi32(_mm512_setzero_si512(), a0, l1);
+        one = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(one, a1, h0), a2, l2), a3, h2);
+        other = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(other, a1, h1), a2, l3), a3, h3);
+        left[r] = add_scaled(one, left_scales, left[r]);
+        right[r] = add_scaled(other, right_scales, right[r]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    finish_blocks(left[r], right[r], sums, w, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
+  }
+}
+
 // One group of 64 outputs for R rows.
 template <int R>
-void group8(const std::byte* w, int64_t inputs, const ByteRows& in, int row, float* out, int64_t out_stride) {
+void group8(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, int row, float* out,
+            int64_t out_stride) {
   const std::byte* sums = w;
   w += 256;
   __m512i a0[R], a1[R], a2[R], a3[R];
 #pragma GCC unroll 6
   for (int r = 0; r < R; ++r) a0[r] = a1[r] = a2[r] = a3[r] = _mm512_setzero_si512();
   const uint8_t* a = in.values + row * in.stride;
-  for (int64_t k = 0; k < inputs; k += 4, w += 256) {
+  for (int64_t k = 0; k < matrix.inputs; k += 4, w += 256) {
     const __m512i w0 = bytes_at(w), w1 = bytes_at(w + 64), w2 = bytes_at(w + 128), w3 = bytes_at(w + 192);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) prefetch(w + 64 * i);
@@ -123,9 +193,16 @@ void group8(const std::byte* w, int64_t inputs, const ByteRows& in, int row, flo
   }
 }
 
-using Group = void (*)(const std::byte*, int64_t, const ByteRows&, int, float*, int64_t);
+using Group = void (*)(const std::byte*, const PackedMatrix&, const ByteRows&, int, float*, int64_t);
 constexpr Group kGroups4[] = {group4<1>, group4<2>, group4<3>, group4<4>, group4<5>, group4<6>, group4<7>, group4<8>};
+constexpr Group kBlocks4[] = {group4_blocks<1>, group4_blocks<2>, group4_blocks<3>, group4_blocks<4>,
+                              group4_blocks<5>, group4_blocks<6>, group4_blocks<7>, group4_blocks<8>};
 constexpr Group kGroups8[] = {group8<1>, group8<2>, group8<3>, group8<4>, group8<5>, group8<6>};
+
+const Group* kernels_for(const PackedMatrix& matrix) {
+  if (matrix.bits == 8) return kGroups8;
+  return matrix.block == 0 ? kGroups4 : kBlocks4;
+}
 
 float mean_square(const float* in, int64_t n) {
   Vec sums[4] = {};
@@ -180,14 +257,13 @@ void quantise_row(const float* in, int64_t n, int row, const ByteRows& out) {
 
 void linear(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,
             int64_t out_stride) {
-  const bool narrow = matrix.bits == 4;
-  const int most = narrow ? 8 : 6;
+  const Group* kernels = kernels_for(matrix);
+  const int most = matrix.bits == 8 ? 6 : 8;
   for (int64_t g = first; g < last; ++g) {
     const std::byte* w = matrix.data + g * matrix.group_bytes();
     for (int row = 0; row < rows; row += most) {
       const int count = rows - row < most ? rows - row : most;
-      const Group group = narrow ? kGroups4[count - 1] : kGroups8[count - 1];
-      group(w, matrix.inputs, in, row, out + row * out_stride + (g - first) * matrix.group(), out_stride);
+      kernels[count - 1](w, matrix, in, row, out + row * out_stride + (g - first) * matrix.group(), out_stride);
     }
   }
 }

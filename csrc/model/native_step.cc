@@ -22,11 +22,13 @@ PackedMatrix packed_shape(const MatrixPlace& place) {
   matrix.inputs = static_cast<int64_t>(place.inputs);
   matrix.outputs = static_cast<int64_t>(place.outputs);
   matrix.bits = static_cast<int>(place.bits);
+  matrix.block = static_cast<int64_t>(place.block);
   return matrix;
 }
 
 bool fits(const MatrixPlace& place) {
-  if (place.block != 0 || (place.bits != 4 && place.bits != 8)) return false;
+  if (place.bits != 4 && place.bits != 8) return false;
+  if (place.block != 0 && (place.bits != 4 || place.block % 32 != 0 || place.inputs % place.block != 0)) return false;
   const PackedMatrix matrix = packed_shape(place);
   return matrix.inputs % kVector == 0 && matrix.outputs % kVector == 0;
 }

@@ -14,24 +14,37 @@ namespace {
 
 struct Sample {
   std::vector<int8_t> weights;  // [outputs][inputs]
-  std::vector<float> scales;
+  std::vector<float> scales;    // [outputs][inputs / block], or [outputs]
   std::vector<std::byte> raw, packed;
   PackedMatrix matrix;
 
   int weight(int64_t output, int64_t input) const {
     return weights[static_cast<size_t>(output * matrix.inputs + input)];
   }
+  int64_t scales_per_output() const { return matrix.block == 0 ? 1 : matrix.inputs / matrix.block; }
+  float scale(int64_t output, int64_t input) const {
+    const int64_t at = matrix.block == 0 ? 0 : input / matrix.block;
+    return scales[static_cast<size_t>(output * scales_per_output() + at)];
+  }
 };
 
-Sample sample(int bits, int64_t outputs, int64_t inputs) {
+struct Scheme {
+  int bits;
+  int64_t block;
+};
+constexpr Scheme kSchemes[] = {{4, 0}, {8, 0}, {4, 32}, {4, 64}};
+
+Sample sample(Scheme scheme, int64_t outputs, int64_t inputs) {
+  const int bits = scheme.bits;
   Sample s;
-  s.matrix = {nullptr, inputs, outputs, bits};
+  s.matrix = {nullptr, inputs, outputs, bits, scheme.block};
   std::mt19937 random(7);
   const int most = bits == 4 ? 8 : 127;
   for (int64_t i = 0; i < outputs * inputs; ++i) {
     s.weights.push_back(static_cast<int8_t>(std::uniform_int_distribution<int>(-most, most - 1)(random)));
   }
-  for (int64_t o = 0; o < outputs; ++o) s.scales.push_back(0.01f * static_cast<float>(1 + o % 5));
+  // Exact in bfloat16.
+  for (int64_t i = 0; i < outputs * s.scales_per_output(); ++i) s.scales.push_back(static_cast<float>(1 + i % 5) / 64);
   s.raw.resize(static_cast<size_t>(outputs * inputs * bits / 8));
   for (size_t i = 0; i < s.weights.size(); ++i) {
     const auto value = static_cast<unsigned>(s.weights[i]);
@@ -43,24 +56,37 @@ Sample sample(int bits, int64_t outputs, int64_t inputs) {
   }
   // The layout as linear.h describes it.
   s.packed.resize(static_cast<size_t>(s.matrix.bytes()));
-  const int64_t group = s.matrix.group();
+  const int64_t group = s.matrix.group(), block = scheme.block;
   for (int64_t g = 0; g < s.matrix.groups(); ++g) {
     std::byte* at = s.packed.data() + g * s.matrix.group_bytes();
     for (int64_t o = 0; o < group; ++o) {
       int32_t sum = 0;
+      float scaled = 0;
       for (int64_t i = 0; i < inputs; ++i) {
         const int w = s.weight(g * group + o, i);
         sum -= w;
+        scaled -= static_cast<float>(w) * s.scale(g * group + o, i);
         if (bits == 8) {
           at[4 * group + i / 4 * 256 + o * 4 + i % 4] = static_cast<std::byte>(w);
         } else {
-          at[4 * group + i / 16 * 128 + o * 8 + i % 8] |=
+          const int64_t scales_before = block == 0 ? 0 : i / block * 2 * group;
+          at[4 * group + scales_before + i / 16 * 128 + o * 8 + i % 8] |=
               static_cast<std::byte>((static_cast<unsigned>(w) & 15u) << (i % 16 >= 8 ? 4 : 0));
         }
       }
       sum *= bits == 4 ? 16 : 1;
       std::memcpy(at + 4 * o, &sum, 4);
-      std::memcpy(at + group * (4 + inputs * bits / 8) + 4 * o, &s.scales[static_cast<size_t>(g * group + o)], 4);
+      if (block == 0) {
+        const float scale = s.scale(g * group + o, 0);
+        std::memcpy(at + group * (4 + inputs * bits / 8) + 4 * o, &scale, 4);
+        continue;
+      }
+      std::memcpy(at + 4 * o, &scaled, 4);
+      for (int64_t b = 0; b < inputs / block; ++b) {
+        const float scale = s.scale(g * group + o, b * block) / 16;
+        std::memcpy(at + group * (4 + (b + 1) * block / 2 + 2 * b) + 2 * o,
+                    reinterpret_cast<const std::byte*>(&scale) + 2, 2);
+      }
     }
   }
   s.matrix.data = s.packed.data();
@@ -89,10 +115,10 @@ struct Quantised {
 }  // namespace
 
 TEST(packed_data_is_recognised) {
-  for (int bits : {4, 8}) {
-    Sample s = sample(bits, 192, 128);
+  for (const Scheme scheme : kSchemes) {
+    Sample s = sample(scheme, 192, 128);
     CHECK(holds(s.matrix, s.raw.data()));
-    for (const size_t at : {size_t{0}, static_cast<size_t>(s.matrix.group_bytes() / 2), s.packed.size() - 1}) {
+    for (const size_t at : {size_t{3}, static_cast<size_t>(s.matrix.group_bytes() / 2), s.packed.size() - 1}) {
       const std::byte kept = s.packed[at];
       s.packed[at] = kept ^ std::byte{0x41};
       CHECK(!holds(s.matrix, s.raw.data()));
@@ -127,19 +153,19 @@ TEST(products_match_the_definition_for_any_number_of_rows) {
   const int most = 16;
   const std::vector<float> in = numbers(static_cast<size_t>(most * inputs), 2.0f);
   const Quantised q(in, most, inputs);
-  for (int bits : {4, 8}) {
-    const Sample s = sample(bits, outputs, inputs);
+  for (const Scheme scheme : kSchemes) {
+    const Sample s = sample(scheme, outputs, inputs);
     std::vector<float> all(static_cast<size_t>(most * outputs));
     linear(s.matrix, q.rows, most, 0, s.matrix.groups(), all.data(), outputs);
     double worst = 0.0, largest = 0.0;
     for (int r = 0; r < most; ++r) {
       for (int64_t o = 0; o < outputs; ++o) {
-        int64_t sum = 0;
+        double sum = 0.0;
         for (int64_t i = 0; i < inputs; ++i) {
-          sum += (q.values[static_cast<size_t>(r * inputs + i)] - q.zeros[static_cast<size_t>(r)]) * s.weight(o, i);
+          const int value = q.values[static_cast<size_t>(r * inputs + i)] - q.zeros[static_cast<size_t>(r)];
+          sum += value * s.weight(o, i) * double{s.scale(o, i)};
         }
-        const double wanted =
-            static_cast<double>(sum) * q.scales[static_cast<size_t>(r)] * s.scales[static_cast<size_t>(o)];
+        const double wanted = sum * q.scales[static_cast<size_t>(r)];
         worst = std::max(worst, std::fabs(wanted - all[static_cast<size_t>(r * outputs + o)]));
         largest = std::max(largest, std::fabs(wanted));
       }
