@@ -30,12 +30,13 @@ class Rounder:
 
     def __init__(self, moments: F32) -> None:
         """`moments` [I, I]; DAMPING of their mean is added to the diagonal, so that an input that never varies gets
-        weight as well. They change in place."""
+        weight as well. They are taken over and change in place: of a 12B layer they have a gigabyte."""
         diagonal = np.einsum("ii->i", moments)  # a view
         mean = float(diagonal.mean(dtype=np.float64))
         diagonal += np.float32(DAMPING * mean if mean > 0 else 1)
         self.order = np.argsort(-diagonal, kind="stable")
-        self.h = np.ascontiguousarray(moments[np.ix_(self.order, self.order)])
+        permute(moments, self.order)
+        self.h = moments
         self.c = np.ascontiguousarray(np.linalg.cholesky(self.h[::-1, ::-1])[::-1, ::-1].T)
         self.importance: F32 = np.empty(len(diagonal), np.float32)  # of a rounding error, in the matrix's own order
         self.importance[self.order] = np.square(np.diagonal(self.c))
@@ -126,6 +127,14 @@ class Rounder:
             new = old + slope / np.maximum(curve, np.float32(1e-30))
             scales[index] = round_scale(np.where((curve > 0) & (new > 0), new, old), scheme)
             error[columns] -= (scales[index] - old) * own
+
+
+def permute(square: F32, order: Index) -> None:
+    """Rows and columns [I, I] in another order, in place."""
+    for first in range(0, len(square), BLOCK):
+        square[first : first + BLOCK] = square[first : first + BLOCK, order]
+    for first in range(0, len(square), BLOCK):
+        square[:, first : first + BLOCK] = square[order, first : first + BLOCK]
 
 
 def search_scales(weights: F32, scheme: Scheme, importance: F32) -> tuple[F32, F32]:

@@ -4,10 +4,6 @@ Measured on a few windows of the calibration text with the float model: what pla
 does to its layer's output (the mean of |change|² / |output|² over tokens), and by how much each scheme would lessen the
 error that calibrated rounding leaves in that matrix's own output. The product predicts a scheme's cost. From the
 cheapest scheme everywhere, the upgrades that save most per bit are taken until the budget is spent.
-
-Only schemes with one scale per row are candidates: steps without a graph multiply no others (csrc/model/native_step.h),
-so that one block-wise matrix would send every decode of the bundle back to the graphs, and XNNPACK takes 1.1 to 1.5
-times as long for a block-wise prefill.
 """
 
 from __future__ import annotations
@@ -25,7 +21,9 @@ from .forward import LayerPass, Rotary
 from .gptq import Rounder
 
 F32 = npt.NDArray[np.float32]
-CANDIDATES = tuple(Scheme.parse(name) for name in ("int4-channel", "int8"))
+CANDIDATES = tuple(
+    Scheme.parse(name) for name in ("int4-channel", "int4-block128", "int4-block64", "int4-block32", "int8")
+)
 WINDOWS = 8  # of the calibration text
 LEAST_BITS, MOST_BITS = 4.1, 8.0
 Costs = dict[str, list[tuple[float, float, str]]]  # name -> of each scheme that fits: bits, predicted cost, name
@@ -71,6 +69,7 @@ def measure(source: Source, windows: npt.NDArray[np.int64], progress: Callable[[
             out[prefix + name] = _useful(
                 (bits_of(s, original.shape), scale * rounding_cost(part_rows, s, rounder.importance), s.name)
                 for s in CANDIDATES
+                if not s.block or original.shape[1] % s.block == 0
             )
         stream = after
     return out
