@@ -2,7 +2,7 @@
 
 Everything is generated from the seed. A run that was stopped goes on where it last saved when it is started again with
 the same folder. OUT then holds: tokenizer.json, log.jsonl, target/ and assistant/ (Hugging Face folders),
-nano.litertlm, spoken.wav (a held-out clip) and report.json.
+nano.litertlm, and spoken.wav (a held-out clip) with spoken.json (what it says).
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def train_drafter(
 
 
 def write_clip(path: Path, speaker: Speaker, seed: int) -> str:
-    """A held-out recording of four digits as a WAV file. Returns what is said."""
+    """A held-out recording of four digits as a WAV file, and what it says beside it, as JSON. Returns that."""
     rng_items = (
         item for item in mixture.examination("digits", 64, seed + 1, speaker) if len(item.expected.split()) == 4
     )
@@ -164,6 +164,7 @@ def write_clip(path: Path, speaker: Speaker, seed: int) -> str:
         file.setsampwidth(2)
         file.setframerate(16000)
         file.writeframes(np.rint(sound.samples * 32767).astype("<i2").tobytes())
+    path.with_suffix(".json").write_text(json.dumps({"said": item.expected}) + "\n")
     return item.expected
 
 

@@ -111,12 +111,16 @@ def listen(engine: Engine, clip: Path) -> None:
     if not clip.exists():
         raise BundleError(f"{clip}: the recording that belongs to the bundle is missing; install the package again")
     _title(f"A recording: {clip}")
-    with wave.open(str(clip)) as file:
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2")
-        rate = file.getframerate()
+    samples, rate = read_clip(clip)
     with engine.conversation() as chat:
         _ask("What do you hear?")
         _stream(chat.stream("What do you hear?", SamplingParams(max_tokens=32), audio=[Audio(samples, rate)]))
+
+
+def read_clip(path: Path) -> tuple[np.ndarray, int]:
+    """int16 [samples] of a WAV file of one channel, and their rate in Hz."""
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2"), file.getframerate()
 
 
 TIMER = {

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import subprocess
 import sys
 from collections import UserDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -257,47 +255,3 @@ def test_smoke_training_learns(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     subprocess.run(command + ([] if SPEAKS else ["--without-speech"]), check=True)  # finished: nothing is trained again
     again = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()][len(events) :]
     assert not [event for event in again if event["event"] in ("step", "draft step")]
-
-
-# -------------------------------------------------------------------------------------------------- the model we ship
-packaged = pytest.mark.skipif(
-    not (nano_demo.DATA / nano_demo.BUNDLE).exists(), reason="this build has no nano model"
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shipped() -> Callable[[], tl.Engine]:
-    return lambda: tl.Engine(nano_demo.packaged_bundle(), drafter="on")
-
-
-@packaged
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", sorted(examine.FLOORS))
-def test_shipped_model_keeps_its_floors(shipped: Callable[[], tl.Engine], kind: str, tmp_path: Path) -> None:
-    from tandem_converter.nano.speech import Speaker
-
-    if kind in examine.SPOKEN and not SPEAKS:
-        pytest.skip("espeak-ng is not installed")
-    with shipped() as engine:
-        mark = examine.examine(engine, kind, 100, Speaker(tmp_path) if SPEAKS else None)
-    assert mark.passed, f"{mark.right} of {mark.count}"
-
-
-@packaged
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", sorted(examine.VERIFY_FLOORS))
-def test_shipped_drafter_keeps_its_floors(shipped: Callable[[], tl.Engine], kind: str) -> None:
-    with shipped() as engine:
-        one = examine.draft(engine, kind, 20)
-    assert one.same_text and one.tokens_per_verify >= one.floor
-
-
-@packaged
-def test_shipped_model_reads_a_number(shipped: Callable[[], tl.Engine]) -> None:
-    """One quick look at the whole chain in every run of the tests; the floors are for the slow ones."""
-    from tandem_converter.nano import product
-
-    with shipped() as engine:
-        items = [mixture.makers(None)["number"][0](random.Random(i)) for i in range(5)]
-        assert sum(product.right(item, product.answer(engine, item).text) for item in items) >= 3
