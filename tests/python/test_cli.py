@@ -143,6 +143,10 @@ def test_perplexity(tandem: Tandem, tiny_gemma3: Path, tmp_path: Path) -> None:
     assert status == 0 and f"{expected.perplexity:.4f} +/- {expected.standard_error:.4f}" in out
     status, out, _ = tandem("perplexity", tiny_gemma3, file, "-c", 32, "--json")
     assert json.loads(out)["perplexity"] == pytest.approx(expected.perplexity)
+    status, out, _ = tandem("perplexity", tiny_gemma3, file, "-c", 32, "--kv-dtype", "int8", "--json")
+    assert 0 < abs(json.loads(out)["perplexity"] / expected.perplexity - 1) < 0.05
+    status, _, err = tandem("perplexity", tiny_gemma3, file, "--kv-dtype", "f8")
+    assert status == 1 and "kv_dtype" in err
 
 
 def test_demo_makes_its_bundle_once(

@@ -23,6 +23,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-context", type=int, metavar="N", help="tokens a session can hold (default: the bundle's)"
     )
+    parser.add_argument(
+        "--kv-dtype", default="f16", metavar="TYPE", help="of the cache: f16 (default), f32, or int8, the smallest"
+    )
     add_backend_options(parser)
 
 
@@ -90,6 +93,7 @@ def open_engine(args: argparse.Namespace) -> Engine:
             backend=args.backend,
             num_threads=args.threads,
             max_context=args.max_context,
+            kv_dtype=args.kv_dtype,
             drafter=getattr(args, "drafter", "auto"),
             prefix_cache_dir=getattr(args, "prefix_cache", None),
             fallback=args.fallback,
