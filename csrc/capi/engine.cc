@@ -1,29 +1,10 @@
 // Entry points of tandem.h about engines and their tokenizers.
-#include <algorithm>
-
+#include "capi/buffers.h"
 #include "capi/objects.h"
 #include "capi/options.h"
 
 namespace tandem::capi {
 namespace {
-
-// Copies `from` and what ends it to a buffer of the caller, or only tells the size.
-template <class T>
-tandem_status give(const T* from, std::size_t count, std::size_t terminator, T* buffer, std::size_t capacity,
-                   std::size_t* size) {
-  if (size != nullptr) *size = count;
-  if (buffer == nullptr && capacity == 0) {
-    return size != nullptr ? TANDEM_OK : fail(TANDEM_INVALID_REQUEST, "neither a buffer nor a place for its size");
-  }
-  if (buffer == nullptr) return fail(TANDEM_INVALID_REQUEST, "the buffer is NULL but its capacity is not 0");
-  if (capacity < count + terminator) {
-    return fail(TANDEM_BUFFER_TOO_SMALL, "the buffer holds " + std::to_string(capacity) + " but " +
-                                             std::to_string(count + terminator) + " are needed");
-  }
-  std::copy_n(from, count, buffer);
-  std::fill_n(buffer + count, terminator, T{});
-  return TANDEM_OK;
-}
 
 tandem_status give_text(const std::string& text, char* buffer, std::size_t capacity, std::size_t* bytes) {
   return give(text.data(), text.size(), 1, buffer, capacity, bytes);
@@ -74,6 +55,7 @@ tandem_engine_info info_of(Engine& engine) {
   info.warm_start = engine.warm_start();
   info.takes_images = manifest.media.image.has_value();
   info.takes_audio = manifest.media.audio.has_value();
+  info.step_rows = engine.step_rows();
   return info;
 }
 
@@ -101,7 +83,12 @@ tandem_status tandem_engine_open(const char* path, const tandem_engine_options* 
 }
 
 tandem_status tandem_engine_close(tandem_engine* engine) {
-  return capi::guarded([&]() -> tandem_status { return capi::remove(engine) ? TANDEM_OK : TANDEM_BAD_HANDLE; });
+  return capi::guarded([&]() -> tandem_status {
+    const auto object = capi::remove(engine);
+    if (object == nullptr) return TANDEM_BAD_HANDLE;
+    tandem::PrefixStore* prefixes = object->engine->prefixes();
+    return prefixes != nullptr ? capi::to_status(prefixes->flush()) : TANDEM_OK;
+  });
 }
 
 tandem_status tandem_engine_get_info(tandem_engine* engine, tandem_engine_info* info) {
@@ -125,6 +112,15 @@ tandem_status tandem_engine_get_stats(tandem_engine* engine, tandem_stats* stats
   return capi::with_engine(engine, [&](tandem::Engine& native) -> tandem_status {
     TANDEM_C_RETURN_IF_ERROR(capi::check_struct(stats, "tandem_stats"));
     capi::write_struct(capi::stats_struct(native.stats()), stats);
+    return TANDEM_OK;
+  });
+}
+
+tandem_status tandem_engine_get_prefix_stats(tandem_engine* engine, tandem_prefix_stats* stats) {
+  return capi::with_engine(engine, [&](tandem::Engine& native) -> tandem_status {
+    TANDEM_C_RETURN_IF_ERROR(capi::check_struct(stats, "tandem_prefix_stats"));
+    const auto counted = native.prefixes() != nullptr ? native.prefixes()->stats() : tandem::PrefixStore::Stats();
+    capi::write_struct(capi::prefix_stats_struct(counted), stats);
     return TANDEM_OK;
   });
 }

@@ -64,6 +64,7 @@ tandem_status give(const SoftTokens& tokens, float* embeddings, std::size_t capa
 template <class Make>
 tandem_status append(SessionObject& object, const Make& make, int64_t* soft_tokens) {
   object.cancelled = false;
+  const Deadline deadline = deadline_after(object.prefill_timeout);
   const Result<SoftTokens> made = make();
   TANDEM_C_RETURN_IF_ERROR(made.status());
   if (object.cancelled || object.closed) {
@@ -75,7 +76,7 @@ tandem_status append(SessionObject& object, const Make& make, int64_t* soft_toke
   const PromptPart parts[] = {std::vector<int32_t>{sound ? media.audio->begin : media.image->begin}, tokens,
                               std::vector<int32_t>{sound ? media.audio->end : media.image->end}};
   object.generation.reset();
-  TANDEM_C_RETURN_IF_ERROR(object.session->prefill(parts));
+  TANDEM_C_RETURN_IF_ERROR(object.session->prefill(parts, deadline));
   if (soft_tokens != nullptr) *soft_tokens = tokens.rows;
   return TANDEM_OK;
 }

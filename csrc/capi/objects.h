@@ -22,6 +22,7 @@ struct SessionObject {
   std::unique_ptr<Session> session;
   std::unique_ptr<Generation> generation;  // that was begun; destroyed before the session
   std::string text;                        // of the token that tandem_session_step() gave last
+  double prefill_timeout = 0;              // seconds; 0: none
   int64_t process = 0;
   std::atomic<bool> busy = false;       // a call runs
   std::atomic<bool> closed = false;     // ends what runs

@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::size_t kMaxStructBytes = 4096;  // of any version to come
 constexpr int64_t kMaxThreads = 1024;
+constexpr uint64_t kPrefixBytes = uint64_t{1} << 30;  // where only the folder of the prefix cache is named
 constexpr std::size_t kMaxItems = kMaxContextTokens;  // of a list; the longest sequence
 constexpr const char* kLitertFile = "libLiteRt.so";
 
@@ -90,6 +91,9 @@ Result<EngineOptions> engine_options(const tandem_engine_options* options) {
     out.backend = "gpu:" + named;
   }
   out.fallback = string_or(given.fallback, "none");
+  out.prefix_cache_dir = string_or(given.prefix_cache_dir, "");
+  out.prefix_cache_bytes = given.prefix_cache_bytes;
+  if (out.prefix_cache_bytes == 0 && !out.prefix_cache_dir.empty()) out.prefix_cache_bytes = kPrefixBytes;
   return out;
 }
 
@@ -99,8 +103,13 @@ Result<SamplingParams> sampling_params(const tandem_sampling* sampling, const Ma
   TANDEM_RETURN_IF_ERROR(check_list(given.stop_ids, given.num_stop_ids, "stop_ids"));
   TANDEM_RETURN_IF_ERROR(check_list(given.stop_strings, given.num_stop_strings, "stop_strings"));
   TANDEM_RETURN_IF_ERROR(check_list(given.suppress_ids, given.num_suppress_ids, "suppress_ids"));
-  if (!(given.timeout_seconds >= 0)) {
-    return Status(Code::kInvalidRequest, "timeout_seconds must be 0 (none) or positive");
+  TANDEM_RETURN_IF_ERROR(check_timeout(given.timeout_seconds, "timeout_seconds"));
+  if (given.pinned_tokens < 0 || given.pinned_tokens > kMaxContextTokens) {
+    return Status(Code::kInvalidRequest,
+                  "pinned_tokens is " + std::to_string(given.pinned_tokens) + "; give 0 to the context");
+  }
+  if (given.pinned_tokens > 0 && given.slide == 0) {
+    return Status(Code::kInvalidRequest, "pinned_tokens is set but slide is 0; set slide to 1");
   }
   if (given.draft_tokens < 0 || given.draft_tokens > kMaxDraftTokens) {
     return Status(Code::kInvalidRequest, "draft_tokens is " + std::to_string(given.draft_tokens) + "; give 1 to " +
@@ -132,15 +141,21 @@ Result<SamplingParams> sampling_params(const tandem_sampling* sampling, const Ma
   if (given.num_suppress_ids > 0) {
     out.suppress_ids.insert(out.suppress_ids.end(), given.suppress_ids, given.suppress_ids + given.num_suppress_ids);
   }
+  if (given.slide != 0) out.pinned_tokens = given.pinned_tokens;
   out.drafter = string_or(given.drafter, "auto");
   out.draft_tokens = static_cast<int>(given.draft_tokens);
   return out;
 }
 
+Status check_timeout(double seconds, const char* name) {
+  if (seconds >= 0) return {};  // not so for NaN
+  return {Code::kInvalidRequest, std::string(name) + " must be 0 (none) or positive"};
+}
+
 Deadline sampling_deadline(const tandem_sampling* sampling) {
   tandem_sampling given;
   const Status status = read_struct(sampling, "tandem_sampling", &given);
-  return status.ok() && given.timeout_seconds > 0 ? deadline_in(given.timeout_seconds) : kNoDeadline;
+  return status.ok() ? deadline_after(given.timeout_seconds) : kNoDeadline;
 }
 
 tandem_stats stats_struct(const Stats& stats) {
@@ -164,6 +179,25 @@ tandem_stats stats_struct(const Stats& stats) {
   copy(stats.depths, out.depths, 0);
   out.media_embedded = stats.media_embedded;
   out.media_reused = stats.media_reused;
+  out.reused_tokens = stats.reused_tokens;
+  out.steps = stats.steps;
+  out.step_rows = stats.step_rows;
+  return out;
+}
+
+tandem_prefix_stats prefix_stats_struct(const PrefixStore::Stats& stats) {
+  tandem_prefix_stats out{};
+  out.lookups = stats.lookups;
+  out.hits = stats.hits;
+  out.disk_hits = stats.disk_hits;
+  out.tokens_asked = stats.tokens_asked;
+  out.tokens_reused = stats.tokens_reused;
+  out.entries = stats.entries;
+  out.evictions = stats.evictions;
+  out.disk_entries = stats.disk_entries;
+  out.bytes = stats.bytes;
+  out.disk_bytes = stats.disk_bytes;
+  out.budget = stats.budget;
   return out;
 }
 

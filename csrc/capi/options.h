@@ -60,10 +60,17 @@ Result<EngineOptions> engine_options(const tandem_engine_options* options);
 // `sampling` may be nullptr. Completed by the model's own stop and suppressed tokens.
 Result<SamplingParams> sampling_params(const tandem_sampling* sampling, const Manifest& manifest);
 
+// kInvalidRequest for a time limit that is none: negative or not a number.
+Status check_timeout(double seconds, const char* name);
+
+// A time limit that check_timeout() accepts, from now on; 0: none.
+inline Deadline deadline_after(double seconds) { return seconds > 0 ? deadline_in(seconds) : kNoDeadline; }
+
 // Of a struct that sampling_params() accepts; counts from now.
 Deadline sampling_deadline(const tandem_sampling* sampling);
 
 tandem_stats stats_struct(const Stats& stats);
+tandem_prefix_stats prefix_stats_struct(const PrefixStore::Stats& stats);
 tandem_finish finish_number(FinishReason reason);
 
 }  // namespace tandem::capi

@@ -1,4 +1,5 @@
 // Entry points of tandem.h about sessions.
+#include "capi/buffers.h"
 #include "capi/objects.h"
 #include "capi/options.h"
 
@@ -37,6 +38,22 @@ tandem_status generate(SessionObject& object, const tandem_sampling* sampling, t
   return TANDEM_OK;
 }
 
+// A handle for a session that was made; `*out` is NULL so far.
+tandem_status hand_out(Result<std::unique_ptr<Session>> made, tandem_session** out) {
+  TANDEM_C_RETURN_IF_ERROR(made.status());
+  auto object = std::make_shared<SessionObject>();
+  object->session = std::move(made).value();
+  *out = add(std::move(object));
+  return *out != nullptr ? TANDEM_OK : fail(TANDEM_OUT_OF_MEMORY, "too many sessions are open");
+}
+
+tandem_status rewind(tandem_session* handle, int64_t position, bool refill) {
+  return with_session(handle, [&](SessionObject& object) -> tandem_status {
+    object.generation.reset();
+    return to_status(object.session->rewind(position, refill));
+  });
+}
+
 }  // namespace
 }  // namespace tandem::capi
 
@@ -51,12 +68,35 @@ tandem_status tandem_session_create(tandem_engine* engine, tandem_session** sess
     *session = nullptr;
     const auto owner = capi::find(engine);
     if (owner == nullptr) return TANDEM_BAD_HANDLE;
-    auto made = owner->engine->new_session();
-    TANDEM_C_RETURN_IF_ERROR(made.status());
-    auto object = std::make_shared<SessionObject>();
-    object->session = std::move(made).value();
-    *session = capi::add(std::move(object));
-    return *session != nullptr ? TANDEM_OK : capi::fail(TANDEM_OUT_OF_MEMORY, "too many sessions are open");
+    return capi::hand_out(owner->engine->new_session(), session);
+  });
+}
+
+tandem_status tandem_session_restore(tandem_engine* engine, const char* path, tandem_session** session) {
+  return capi::guarded([&]() -> tandem_status {
+    if (session == nullptr) return capi::fail(TANDEM_INVALID_REQUEST, "session is NULL; pass where the handle goes");
+    *session = nullptr;
+    const auto owner = capi::find(engine);
+    if (owner == nullptr) return TANDEM_BAD_HANDLE;
+    if (path == nullptr) return capi::fail(TANDEM_INVALID_REQUEST, "path is NULL; pass that of a saved session");
+    return capi::hand_out(owner->engine->restore(path), session);
+  });
+}
+
+tandem_status tandem_session_clone(tandem_session* session, tandem_session** clone) {
+  if (clone != nullptr) *clone = nullptr;
+  return capi::with_session(session, [&](SessionObject& object) -> tandem_status {
+    if (clone == nullptr) return capi::fail(TANDEM_INVALID_REQUEST, "clone is NULL; pass where the handle goes");
+    object.generation.reset();
+    return capi::hand_out(object.session->clone(), clone);
+  });
+}
+
+tandem_status tandem_session_save(tandem_session* session, const char* path) {
+  return capi::with_session(session, [&](SessionObject& object) -> tandem_status {
+    if (path == nullptr) return capi::fail(TANDEM_INVALID_REQUEST, "path is NULL; pass where the session is written");
+    object.generation.reset();
+    return capi::to_status(object.session->save(path));
   });
 }
 
@@ -78,6 +118,21 @@ tandem_status tandem_session_get_position(tandem_session* session, int64_t* posi
   });
 }
 
+tandem_status tandem_session_get_tokens(tandem_session* session, int32_t* ids, size_t capacity, size_t* count) {
+  return capi::with_session(session, [&](SessionObject& object) -> tandem_status {
+    const std::vector<int32_t>& tokens = object.session->tokens();
+    return capi::give(tokens.data(), tokens.size(), 0, ids, capacity, count);
+  });
+}
+
+tandem_status tandem_session_set_prefill_timeout(tandem_session* session, double seconds) {
+  return capi::with_session(session, [&](SessionObject& object) -> tandem_status {
+    TANDEM_C_RETURN_IF_ERROR(capi::check_timeout(seconds, "seconds"));
+    object.prefill_timeout = seconds;
+    return TANDEM_OK;
+  });
+}
+
 tandem_status tandem_session_get_stats(tandem_session* session, tandem_stats* stats) {
   return capi::with_session(session, [&](SessionObject& object) -> tandem_status {
     TANDEM_C_RETURN_IF_ERROR(capi::check_struct(stats, "tandem_stats"));
@@ -90,7 +145,8 @@ tandem_status tandem_session_prefill(tandem_session* session, const int32_t* ids
   return capi::with_session(session, [&](SessionObject& object) -> tandem_status {
     TANDEM_C_RETURN_IF_ERROR(capi::check_ids(ids, count));
     object.generation.reset();
-    return capi::to_status(object.session->prefill(std::span(ids, count)));
+    return capi::to_status(
+        object.session->prefill(std::span(ids, count), capi::deadline_after(object.prefill_timeout)));
   });
 }
 
@@ -110,10 +166,11 @@ tandem_status tandem_session_logits(tandem_session* session, const int32_t* ids,
 }
 
 tandem_status tandem_session_rewind(tandem_session* session, int64_t position) {
-  return capi::with_session(session, [&](SessionObject& object) -> tandem_status {
-    object.generation.reset();
-    return capi::to_status(object.session->rewind(position));
-  });
+  return capi::rewind(session, position, true);
+}
+
+tandem_status tandem_session_rewind_no_refill(tandem_session* session, int64_t position) {
+  return capi::rewind(session, position, false);
 }
 
 tandem_status tandem_session_cancel(tandem_session* session) {

@@ -46,7 +46,26 @@ TEST(objects_without_a_handle) {
   CHECK_EQ(thrown([&] { moved.prefill_audio({}); }), TANDEM_BAD_HANDLE);
   CHECK_EQ(thrown([&] { engine.embed_image({}); }), TANDEM_BAD_HANDLE);
   CHECK_EQ(thrown([&] { engine.embed_audio({}); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { moved.clone(); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { moved.save("x"); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { moved.tokens(); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { moved.rewind(0); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { moved.rewind(0, false); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { moved.set_prefill_timeout(1); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { engine.restore("x"); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { engine.prefix_stats(); }), TANDEM_BAD_HANDLE);
+  CHECK_EQ(thrown([&] { engine.close(); }), TANDEM_BAD_HANDLE);
   CHECK_EQ(thrown([&] { moved.generate({}, [](const tandem::Token&) { return true; }); }), TANDEM_BAD_HANDLE);
+}
+
+TEST(what_would_make_a_session_leaves_no_handle) {
+  auto* session = reinterpret_cast<tandem_session*>(1);
+  CHECK_EQ(tandem_session_clone(nullptr, &session), TANDEM_BAD_HANDLE);
+  CHECK(session == nullptr);
+  session = reinterpret_cast<tandem_session*>(1);
+  CHECK_EQ(tandem_session_restore(nullptr, "x", &session), TANDEM_BAD_HANDLE);
+  CHECK(session == nullptr);
+  CHECK_EQ(tandem_session_restore(nullptr, "x", nullptr), TANDEM_INVALID_REQUEST);
 }
 
 TEST(errors_belong_to_their_thread) {

@@ -8,12 +8,16 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_cpp import BUILD, ROOT
+
+import tandem_lm as tl
+from tandem_lm.library import litert_library
 
 HEADER = ROOT / "csrc/include/tandem/tandem.h"
 OK, INVALID, BUNDLE, CONTEXT, MEMORY, BACKEND, CANCELLED, IO, BUSY, BAD_HANDLE, SMALL, INTERNAL, TIMED_OUT = range(13)
@@ -30,6 +34,8 @@ class EngineOptions(c.Structure):
         ("num_threads", c.c_int64),
         ("backend", c.c_char_p),
         ("fallback", c.c_char_p),
+        ("prefix_cache_bytes", c.c_uint64),
+        ("prefix_cache_dir", c.c_char_p),
     ]
 
 
@@ -41,6 +47,7 @@ class EngineInfo(c.Structure):
         ("load_seconds", c.c_double),
         *((name, c.c_int32) for name in ("bos_id", "eos_id", "pad_id", "add_bos", "has_drafter", "warm_start")),
         *((name, c.c_int32) for name in ("takes_images", "takes_audio")),
+        ("step_rows", c.c_int64),
     ]
 
 
@@ -62,6 +69,8 @@ class Sampling(c.Structure):
         ("drafter", c.c_char_p),
         ("draft_tokens", c.c_int64),
         ("timeout_seconds", c.c_double),
+        ("pinned_tokens", c.c_int64),
+        ("slide", c.c_int32),
     ]
 
 
@@ -88,7 +97,16 @@ class Stats(c.Structure):
         *((f"{name}_seconds", c.c_double) for name in ("draft", "verify")),
         ("accepted_by_position", c.c_int64 * 16),
         ("depths", c.c_int64 * 16),
-        *((name, c.c_int64) for name in ("media_embedded", "media_reused")),
+        *((name, c.c_int64) for name in ("media_embedded", "media_reused", "reused_tokens", "steps", "step_rows")),
+    ]
+
+
+class PrefixStats(c.Structure):
+    _fields_ = [
+        ("size", Size),
+        *((name, c.c_int64) for name in ("lookups", "hits", "disk_hits", "tokens_asked", "tokens_reused")),
+        *((name, c.c_int64) for name in ("entries", "evictions", "disk_entries")),
+        *((name, c.c_uint64) for name in ("bytes", "disk_bytes", "budget")),
     ]
 
 
@@ -119,21 +137,28 @@ ENGINE_CALLS: dict[str, list[Any]] = {
     "tandem_engine_get_info": [c.POINTER(EngineInfo)],
     "tandem_engine_get_text": [c.c_int32, c.c_char_p, Size, c.POINTER(Size)],
     "tandem_engine_get_stats": [c.POINTER(Stats)],
+    "tandem_engine_get_prefix_stats": [c.POINTER(PrefixStats)],
     "tandem_encode": [c.c_char_p, Size, c.c_uint32, Ids, Size, c.POINTER(Size)],
     "tandem_decode": [Ids, Size, c.c_uint32, c.c_char_p, Size, c.POINTER(Size)],
     "tandem_embed_image": [c.POINTER(Image), c.POINTER(c.c_float), Size, c.POINTER(c.c_int64)],
     "tandem_embed_audio": [c.POINTER(Audio), c.POINTER(c.c_float), Size, c.POINTER(c.c_int64)],
     "tandem_session_create": [c.POINTER(Handle)],
+    "tandem_session_restore": [c.c_char_p, c.POINTER(Handle)],
 }
 SESSION_CALLS: dict[str, list[Any]] = {
     "tandem_session_close": [],
     "tandem_session_get_position": [c.POINTER(c.c_int64)],
     "tandem_session_get_stats": [c.POINTER(Stats)],
+    "tandem_session_get_tokens": [Ids, Size, c.POINTER(Size)],
+    "tandem_session_set_prefill_timeout": [c.c_double],
     "tandem_session_prefill": [Ids, Size],
     "tandem_session_prefill_image": [c.POINTER(Image), c.POINTER(c.c_int64)],
     "tandem_session_prefill_audio": [c.POINTER(Audio), c.POINTER(c.c_int64)],
     "tandem_session_logits": [Ids, Size, c.POINTER(c.c_float), Size],
     "tandem_session_rewind": [c.c_int64],
+    "tandem_session_rewind_no_refill": [c.c_int64],
+    "tandem_session_clone": [c.POINTER(Handle)],
+    "tandem_session_save": [c.c_char_p],
     "tandem_session_cancel": [],
     "tandem_session_generate": [c.POINTER(Sampling), Callback, c.c_void_p, c.POINTER(c.c_int32)],
     "tandem_session_begin": [c.POINTER(Sampling)],
@@ -205,8 +230,6 @@ def check(status: int) -> None:
 
 
 def open_engine(path: Path, **values: Any) -> Any:
-    from tandem_lm.library import litert_library
-
     engine = Handle()
     options = made(EngineOptions, litert_library=str(litert_library()).encode(), **values)
     check(library().tandem_engine_open(str(path).encode(), c.byref(options), c.byref(engine)))
@@ -221,10 +244,67 @@ def new_session(engine: Any, prompt: Sequence[int] = ()) -> Any:
     return session
 
 
+def restore(engine: Any, path: Path) -> Any:
+    session = Handle()
+    check(library().tandem_session_restore(engine, str(path).encode(), c.byref(session)))
+    return session
+
+
+def clone(session: Any) -> Any:
+    copy = Handle()
+    check(library().tandem_session_clone(session, c.byref(copy)))
+    return copy
+
+
+def save(session: Any, path: Path) -> None:
+    check(library().tandem_session_save(session, str(path).encode()))
+
+
+def tokens(session: Any) -> list[int]:
+    """The sequence's ids."""
+    count = Size()
+    check(library().tandem_session_get_tokens(session, None, 0, c.byref(count)))
+    ids = ids_of([-9] * (count.value + 1))
+    check(library().tandem_session_get_tokens(session, ids, count.value, c.byref(count)))
+    assert ids[count.value] == -9
+    return list(ids)[: count.value]
+
+
+def close(*sessions: Any) -> None:
+    for session in sessions:
+        check(library().tandem_session_close(session))
+
+
 def position(session: Any) -> int:
     value = c.c_int64()
     check(library().tandem_session_get_position(session, c.byref(value)))
     return value.value
+
+
+def pixels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+
+
+def samples(seconds: float, rate: int, channels: int) -> np.ndarray:
+    count = round(seconds * rate)
+    return (0.1 * np.random.default_rng(rate).standard_normal((count, channels))).astype(np.float32)
+
+
+def image_of(array: np.ndarray, **values: Any) -> Any:
+    """A tandem_image over a uint8 array [H, W, 3], whose rows may be apart."""
+    height, width, _ = array.shape
+    rgb = array.ctypes.data_as(c.POINTER(c.c_uint8))
+    image = made(Image, **{"rgb": rgb, "width": width, "height": height, "max_soft_tokens": 70, **values})
+    image.pixels = array  # a pointer does not keep them
+    return image
+
+
+def audio_of(array: np.ndarray, rate: int, **values: Any) -> Any:
+    frames, channels = array.shape
+    at = array.ctypes.data_as(c.POINTER(c.c_float))
+    audio = made(Audio, **{"samples": at, "frames": frames, "channels": channels, "sample_rate": rate, **values})
+    audio.wave = array
+    return audio
 
 
 def generate(
@@ -242,3 +322,25 @@ def generate(
     sampling = made(Sampling, **values)
     check(library().tandem_session_generate(session, c.byref(sampling), Callback(callback), None, c.byref(finish)))
     return seen, finish.value
+
+
+# ---- fixtures: a test module imports those it needs -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lib() -> c.CDLL:
+    return library()
+
+
+@pytest.fixture(scope="module")
+def python(tiny_gemma4: Path) -> Iterator[tl.Engine]:
+    """The same bundle by the Python API."""
+    with tl.Engine(tiny_gemma4) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def engine(lib: c.CDLL, tiny_gemma4: Path) -> Iterator[Any]:
+    handle = open_engine(tiny_gemma4)
+    yield handle
+    check(lib.tandem_engine_close(handle))

@@ -16,30 +16,12 @@ from typing import Any
 import capi
 import numpy as np
 import pytest
-from capi import BAD_HANDLE, BUSY, INVALID, OK, SMALL, made
+from capi import BAD_HANDLE, BUSY, INVALID, OK, SMALL, engine, lib, made, python
 
 import tandem_lm as tl
 
 PROMPT = "The quick brown fox"
 pytestmark = pytest.mark.timeout(1200)  # the first one builds the library
-
-
-@pytest.fixture(scope="module")
-def lib() -> c.CDLL:
-    return capi.library()
-
-
-@pytest.fixture(scope="module")
-def python(tiny_gemma4: Path) -> Iterator[tl.Engine]:
-    with tl.Engine(tiny_gemma4) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def engine(lib: c.CDLL, tiny_gemma4: Path) -> Iterator[Any]:
-    handle = capi.open_engine(tiny_gemma4)
-    yield handle
-    capi.check(lib.tandem_engine_close(handle))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +37,7 @@ def session(lib: c.CDLL, engine: Any, prompt: list[int]) -> Iterator[Any]:
 
 
 def arguments(prompt: list[int]) -> dict[str, list[Any]]:
-    """What makes every call succeed on a live handle."""
+    """What makes every call succeed on a live handle (but for files, which are not there)."""
     text = PROMPT.encode()
     buffer, count, ids = c.create_string_buffer(1 << 16), c.c_size_t(), capi.ids_of(prompt)
     nothing = capi.Callback(lambda *_: 0)
@@ -71,11 +53,13 @@ def arguments(prompt: list[int]) -> dict[str, list[Any]]:
         "tandem_engine_get_info": [c.pointer(made(capi.EngineInfo))],
         "tandem_engine_get_text": [0, buffer, len(buffer), c.pointer(count)],
         "tandem_engine_get_stats": [c.pointer(made(capi.Stats))],
+        "tandem_engine_get_prefix_stats": [c.pointer(made(capi.PrefixStats))],
         "tandem_encode": [text, len(text), 0, (c.c_int32 * 64)(), 64, c.pointer(count)],
         "tandem_decode": [ids, len(prompt), 0, buffer, len(buffer), c.pointer(count)],
         "tandem_embed_image": [c.pointer(image), floats, len(floats), c.pointer(rows)],
         "tandem_embed_audio": [c.pointer(audio), floats, len(floats), c.pointer(rows)],
         "tandem_session_create": [c.pointer(capi.Handle())],
+        "tandem_session_restore": [b"/no/such/session", c.pointer(capi.Handle())],
         "tandem_session_close": [],
         "tandem_session_get_position": [c.pointer(c.c_int64())],
         "tandem_session_get_stats": [c.pointer(made(capi.Stats))],
@@ -83,7 +67,12 @@ def arguments(prompt: list[int]) -> dict[str, list[Any]]:
         "tandem_session_prefill_image": [c.pointer(image), None],
         "tandem_session_prefill_audio": [c.pointer(audio), None],
         "tandem_session_logits": [ids, 1, floats, len(floats)],
+        "tandem_session_get_tokens": [(c.c_int32 * 128)(), 128, c.pointer(count)],
+        "tandem_session_set_prefill_timeout": [0.0],
         "tandem_session_rewind": [1],
+        "tandem_session_rewind_no_refill": [1],
+        "tandem_session_clone": [c.pointer(capi.Handle())],
+        "tandem_session_save": [b"/dev/null/session"],
         "tandem_session_cancel": [],
         "tandem_session_generate": [c.pointer(sampling), nothing, None, None],
         "tandem_session_begin": [c.pointer(sampling)],
@@ -167,7 +156,18 @@ def test_closed_engine(lib: c.CDLL, tiny_gemma3: Path, prompt: list[int], name: 
         ("tandem_session_logits", {2: None}),
         ("tandem_session_rewind", {0: -1}),
         ("tandem_session_rewind", {0: 2**62}),
+        ("tandem_session_rewind_no_refill", {0: -1}),
+        ("tandem_session_rewind_no_refill", {0: 2**62}),
         ("tandem_session_step", {0: None}),
+        ("tandem_session_get_tokens", {0: None}),
+        ("tandem_session_get_tokens", {0: None, 1: 0, 2: None}),
+        ("tandem_session_set_prefill_timeout", {0: -1.0}),
+        ("tandem_session_set_prefill_timeout", {0: math.nan}),
+        ("tandem_session_clone", {0: None}),
+        ("tandem_session_save", {0: None}),
+        ("tandem_session_restore", {0: None}),
+        ("tandem_session_restore", {1: None}),
+        ("tandem_engine_get_prefix_stats", {0: None}),
     ],
 )
 def test_bad_arguments(
@@ -195,6 +195,9 @@ def test_bad_arguments(
         {"draft_tokens": 99},
         {"timeout_seconds": -1.0},
         {"timeout_seconds": math.nan},
+        {"pinned_tokens": -1, "slide": 1},
+        {"pinned_tokens": 2**40, "slide": 1},
+        {"pinned_tokens": 5},
         {"num_stop_ids": 1},
         {"num_stop_strings": 1},
         {"num_suppress_ids": 2**63},
@@ -223,6 +226,9 @@ def test_bad_sampling(lib: c.CDLL, session: Any, values: dict[str, Any]) -> None
         ({"max_context": 2**62}, INVALID),
         ({"num_threads": 2**40}, INVALID),
         ({"litert_library": b""}, INVALID),
+        ({"prefix_cache_bytes": 2**60}, capi.MEMORY),
+        ({"prefix_cache_dir": b"/dev/null/prefixes"}, capi.IO),
+        ({"prefix_cache_dir": b"prefixes", "graph": b"portable"}, INVALID),
         ({"litert_library": b"/no/such/libLiteRt.so"}, capi.BACKEND),
     ],
 )
@@ -372,7 +378,7 @@ def reference(engine: tl.Engine, prompt: list[int], **values: Any) -> tuple[list
 def test_info(lib: c.CDLL, engine: Any, python: tl.Engine) -> None:
     info = made(capi.EngineInfo)
     capi.check(lib.tandem_engine_get_info(engine, c.byref(info)))
-    for name in ("vocab_size", "hidden_size", "layers", "max_context", "num_threads", "bos_id", "pad_id"):
+    for name in ("vocab_size", "hidden_size", "layers", "max_context", "num_threads", "bos_id", "pad_id", "step_rows"):
         assert getattr(info, name) == getattr(python.info, name), name
     assert info.eos_id == python.info.eos_ids[0] and bool(info.add_bos) == python.info.add_bos
     assert info.memory_bytes == sum(python.info.memory.values()) and info.load_seconds > 0
@@ -553,5 +559,7 @@ def test_statistics(lib: c.CDLL, tiny_gemma4: Path, prompt: list[int]) -> None:
         assert 0 < stats.time_to_first_token <= stats.decode_seconds
         assert sum(stats.accepted_by_position) == stats.accepted <= stats.drafted
         assert sum(stats.depths) - stats.depths[0] == stats.verify_steps and stats.accepted_by_position[0] == 0
+        assert stats.reused_tokens == 0  # without a prefix cache
+    assert stats.steps == sum(stats.depths) and stats.step_rows == stats.steps + stats.drafted
     capi.check(lib.tandem_session_close(session))
     capi.check(lib.tandem_engine_close(engine))

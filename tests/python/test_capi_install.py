@@ -18,12 +18,12 @@ PROMPT = "The quick brown fox"
 EXAMPLES = ROOT / "csrc/examples"
 pytestmark = pytest.mark.timeout(1200)  # the first one builds the library
 
-# C++ through tandem.hpp; prints the text, and what a callback that throws leads to.
+# C++ through tandem.hpp: BUNDLE PROMPT FILE-FOR-A-SESSION; prints the text.
 CPP = """
 #include <iostream>
 #include <tandem/tandem.hpp>
 int main(int argc, char** argv) {
-  if (argc != 3) return 2;
+  if (argc != 4) return 2;
   const tandem::Engine engine(argv[1]);
   tandem::Session session = engine.session();
   session.prefill(engine.encode(argv[2], true));
@@ -44,6 +44,22 @@ int main(int argc, char** argv) {
   session.rewind(start);
   session.begin(sampling);
   for (tandem::Token token; token.finish == TANDEM_FINISH_NONE; stepped += token.text) token = session.step();
+  session.rewind(start);
+  tandem::Session clone = session.clone();
+  clone.save(argv[3]);
+  tandem::Session woken = engine.restore(argv[3]);
+  for (tandem::Session* other : {&clone, &woken}) {
+    if (other->tokens() != session.tokens() || other->position() != start) return 6;
+    std::string text;
+    other->set_prefill_timeout(60);
+    other->generate(sampling, [&](const tandem::Token& token) {
+      text += token.text;
+      return true;
+    });
+    other->rewind(start, false);
+    if (text != streamed) return 7;
+  }
+  if (engine.prefix_stats().lookups != 0) return 8;
   session.rewind(0);
   const auto logits = session.logits(engine.encode("a"), engine.info().vocab_size);
   if (finish != TANDEM_FINISH_LENGTH || stepped != streamed || logits.empty()) return 4;
@@ -138,7 +154,7 @@ def test_cpp_program(target: str, prefix: Path, tiny_gemma4: Path, tmp_path: Pat
     (tmp_path / "user.cc").write_text(CPP)
     (tmp_path / "CMakeLists.txt").write_text(PROJECT.replace("TARGET", target))
     program = build(tmp_path, prefix, tmp_path / "build") / "user"
-    text = run([program, tiny_gemma4, PROMPT], TANDEM_LITERT_LIBRARY=str(litert_library()))
+    text = run([program, tiny_gemma4, PROMPT, tmp_path / "session"], TANDEM_LITERT_LIBRARY=str(litert_library()))
     assert text == expected(tiny_gemma4, PROMPT, 8)
 
 

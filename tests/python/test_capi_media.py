@@ -12,7 +12,7 @@ from typing import Any
 import capi
 import numpy as np
 import pytest
-from capi import BAD_HANDLE, BUSY, INVALID, OK, SMALL, made
+from capi import BAD_HANDLE, BUSY, INVALID, OK, SMALL, audio_of, engine, image_of, lib, made, pixels, python, samples
 
 import tandem_lm as tl
 
@@ -20,55 +20,11 @@ pytestmark = pytest.mark.timeout(1200)  # the first one builds the library
 AFTER = [21, 22, 23]
 
 
-@pytest.fixture(scope="module")
-def lib() -> c.CDLL:
-    return capi.library()
-
-
-@pytest.fixture(scope="module")
-def python(tiny_gemma4: Path) -> Iterator[tl.Engine]:
-    with tl.Engine(tiny_gemma4) as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def engine(lib: c.CDLL, tiny_gemma4: Path) -> Iterator[Any]:
-    handle = capi.open_engine(tiny_gemma4)
-    yield handle
-    capi.check(lib.tandem_engine_close(handle))
-
-
 @pytest.fixture
 def session(lib: c.CDLL, engine: Any) -> Iterator[Any]:
     handle = capi.new_session(engine, [2])
     yield handle
     capi.check(lib.tandem_session_close(handle))
-
-
-def pixels(seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
-
-
-def samples(seconds: float, rate: int, channels: int) -> np.ndarray:
-    count = round(seconds * rate)
-    return (0.1 * np.random.default_rng(rate).standard_normal((count, channels))).astype(np.float32)
-
-
-def image_of(array: np.ndarray, **values: Any) -> Any:
-    """A tandem_image over a uint8 array [H, W, 3], whose rows may be apart."""
-    height, width, _ = array.shape
-    rgb = array.ctypes.data_as(c.POINTER(c.c_uint8))
-    image = made(capi.Image, **{"rgb": rgb, "width": width, "height": height, "max_soft_tokens": 70, **values})
-    image.pixels = array  # a pointer does not keep them
-    return image
-
-
-def audio_of(array: np.ndarray, rate: int, **values: Any) -> Any:
-    frames, channels = array.shape
-    at = array.ctypes.data_as(c.POINTER(c.c_float))
-    audio = made(capi.Audio, **{"samples": at, "frames": frames, "channels": channels, "sample_rate": rate, **values})
-    audio.wave = array
-    return audio
 
 
 def logits(session: Any, ids: list[int], vocab: int) -> np.ndarray:

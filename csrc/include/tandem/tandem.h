@@ -100,6 +100,12 @@ typedef struct tandem_engine_options {
   const char* backend;  /* "cpu" (NULL); "gpu", "gpu:NAME" for one whose name contains NAME; "auto": the GPU where a
                            hardware one agrees with the CPU. A broken GPU driver can end the process */
   const char* fallback; /* "none" (NULL); "cpu": where the GPU fails, at the start or later, the CPU goes on */
+  uint64_t prefix_cache_bytes;  /* of memory for beginnings of sequences, such as a system prompt, that sessions share:
+                                   one that begins as another did does not compute that again. The budget counts in the
+                                   memory plan. 0: none are kept, or 2^30 with a folder */
+  const char* prefix_cache_dir; /* folder where tandem_engine_close() writes them, within the same budget, for engines
+                                   of the same bundle, kv_dtype and max_context; needs the fast graphs. The files hold
+                                   the text of the prompts, only their owner may read them. NULL or "": memory alone */
 } tandem_engine_options;
 
 /* Loads the bundle at `path`; the first time on a machine takes longer, since weights are packed. `options` may be
@@ -108,7 +114,8 @@ typedef struct tandem_engine_options {
 TANDEM_API tandem_status tandem_engine_open(const char* path, const tandem_engine_options* options,
                                             tandem_engine** engine);
 
-/* Ends the handle. The weights are freed when the engine's last session is closed too. */
+/* Ends the handle. The weights are freed when the engine's last session is closed too. Writes the prefix cache to its
+ * folder, if it has one: IO when that fails, the handle is ended nevertheless. */
 TANDEM_API tandem_status tandem_engine_close(tandem_engine* engine);
 
 typedef struct tandem_engine_info {
@@ -128,6 +135,8 @@ typedef struct tandem_engine_info {
   int32_t warm_start;    /* 1: the packed weights came from the cache folder */
   int32_t takes_images;  /* 1: the model has eyes */
   int32_t takes_audio;   /* 1: the model has ears */
+  int64_t step_rows;     /* tokens of sessions that wait at the same time, drafts included, which one step takes; 1:
+                            sessions take turns */
 } tandem_engine_info;
 
 TANDEM_API tandem_status tandem_engine_get_info(tandem_engine* engine, tandem_engine_info* info);
@@ -179,7 +188,7 @@ TANDEM_API tandem_status tandem_session_close(tandem_session* session);
 TANDEM_API tandem_status tandem_session_get_position(tandem_session* session, int64_t* position);
 
 /* Appends `count` ids. CONTEXT_LENGTH and INVALID_REQUEST (an id outside the vocabulary) leave the session as it was;
- * CANCELLED keeps the part that was done (see the position). */
+ * CANCELLED and TIMED_OUT keep the part that was done (see the position). */
 TANDEM_API tandem_status tandem_session_prefill(tandem_session* session, const int32_t* ids, size_t count);
 
 /* Appends `count` ids and writes the logits that follow each of them, float32 [count, vocab_size] row by row, to
@@ -188,8 +197,42 @@ TANDEM_API tandem_status tandem_session_prefill(tandem_session* session, const i
 TANDEM_API tandem_status tandem_session_logits(tandem_session* session, const int32_t* ids, size_t count, float* logits,
                                                size_t capacity);
 
-/* Forgets everything from `position` on; 0 <= position <= the session's position. */
+/* The ids of the sequence, what restored sessions and sliding ones (tandem_sampling.slide) hold included; an image or
+ * sound is as many times the id that stands for it as it has soft tokens. The buffer as in tandem_encode(). */
+TANDEM_API tandem_status tandem_session_get_tokens(tandem_session* session, int32_t* ids, size_t capacity,
+                                                   size_t* count);
+
+/* Seconds (wall clock) that each later tandem_session_prefill(), _prefill_image() and _prefill_audio() may take,
+ * reading the image or sound included; 0: no limit, as in a new, cloned or restored session. After that time, and the
+ * step that runs then, they return TANDEM_TIMED_OUT and keep the part that was done (see the position). A generation
+ * has a limit of its own: tandem_sampling.timeout_seconds. */
+TANDEM_API tandem_status tandem_session_set_prefill_timeout(tandem_session* session, double seconds);
+
+/* Forgets everything from `position` on; 0 <= position <= the session's position. Sliding layers keep their window and
+ * about 512 tokens more: further back, the next call computes what is left of the sequence again from its beginning. */
 TANDEM_API tandem_status tandem_session_rewind(tandem_session* session, int64_t position);
+
+/* The same, but never at the cost of computing anything again: INVALID_REQUEST where that would be needed. The session
+ * is as it was then, and tandem_last_error() names the least position that needs none. */
+TANDEM_API tandem_status tandem_session_rewind_no_refill(tandem_session* session, int64_t position);
+
+/* An independent session with the same sequence; its statistics begin anew. Keys and values are shared until one of the
+ * two writes, page by page, so that this takes microseconds and little memory at any length (the portable graphs copy).
+ * `*clone` is set on success, NULL otherwise. OUT_OF_MEMORY as tandem_session_create(). */
+TANDEM_API tandem_status tandem_session_clone(tandem_session* session, tandem_session** clone);
+
+/* Writes the sequence, images and sound included, with its keys and values to a file for tandem_session_restore(), in
+ * this process or another. It appears as a whole or not at all, and only its owner may read it: it contains the
+ * conversation. How tokens are chosen is no part of it. What a far rewind left to be computed is computed first:
+ * CANCELLED ends that. IO: it cannot be written. INVALID_REQUEST on the portable graphs. */
+TANDEM_API tandem_status tandem_session_save(tandem_session* session, const char* path);
+
+/* A session from such a file, as if it had never slept: the file is checked, then mapped. It may be moved or deleted
+ * meanwhile, but must not be changed in place. `*session` is set on success, NULL otherwise. INVALID_REQUEST: it is of
+ * another bundle, kv_dtype or max_context, or the engine runs the portable graphs; IO: it is missing, damaged, cut
+ * short or of another version; CONTEXT_LENGTH: it is longer than the context; OUT_OF_MEMORY as tandem_session_create().
+ */
+TANDEM_API tandem_status tandem_session_restore(tandem_engine* engine, const char* path, tandem_session** session);
 
 /* Stops the call that runs on the session at its next step: a prefill returns TANDEM_CANCELLED, a generation ends with
  * TANDEM_FINISH_CANCELLED. Without a running call it ends the generation that was begun; a later call is not affected.
@@ -266,6 +309,9 @@ typedef struct tandem_sampling {
   const char* drafter;             /* "auto" (NULL): as the engine was opened; "on"; "off" */
   int64_t draft_tokens;            /* drafted per round, at most 15; 0: as many as pay */
   double timeout_seconds;          /* from the call on; the generation ends at the first step after it; 0: none */
+  int64_t pinned_tokens;           /* with slide: how many tokens at the beginning are never dropped */
+  int32_t slide;                   /* 1: in a full context the pinned tokens and the newest half of the rest stay, are
+                                      computed again where they moved, and the generation goes on; 0: it ends */
 } tandem_sampling;
 
 typedef int32_t tandem_finish;
@@ -330,6 +376,9 @@ typedef struct tandem_stats {
   int64_t depths[TANDEM_MAX_DRAFT_TOKENS + 1];               /* [i]: steps with i drafts */
   int64_t media_embedded;                                    /* images and sounds that were computed; engines only */
   int64_t media_reused;                                      /* and those that were remembered */
+  int64_t reused_tokens;                                     /* of prompts, which the prefix cache had */
+  int64_t steps;     /* of the model that gave logits; engines only: sessions that wait at the same time share one */
+  int64_t step_rows; /* tokens of these steps together, drafts included; engines only */
 } tandem_stats;
 
 /* Since the session was created. */
@@ -337,6 +386,25 @@ TANDEM_API tandem_status tandem_session_get_stats(tandem_session* session, tande
 
 /* Of all sessions of the engine together, those that are closed included. */
 TANDEM_API tandem_status tandem_engine_get_stats(tandem_engine* engine, tandem_stats* stats);
+
+/* What the prefix cache has been asked for, and what it holds. */
+typedef struct tandem_prefix_stats {
+  size_t size;           /* sizeof(tandem_prefix_stats); set it before the call */
+  int64_t lookups;       /* sequences that began from nothing */
+  int64_t hits;          /* of them, those that found something */
+  int64_t disk_hits;     /* of the hits, those that were read from a file */
+  int64_t tokens_asked;  /* of all lookups */
+  int64_t tokens_reused; /* of all hits */
+  int64_t entries;       /* prefixes in memory */
+  int64_t evictions;     /* prefixes given up for want of room */
+  int64_t disk_entries;  /* prefixes in files, as far as known */
+  uint64_t bytes;        /* in memory */
+  uint64_t disk_bytes;   /* in files */
+  uint64_t budget;       /* most bytes in memory, and most in files */
+} tandem_prefix_stats;
+
+/* All 0 for an engine that keeps none. */
+TANDEM_API tandem_status tandem_engine_get_prefix_stats(tandem_engine* engine, tandem_prefix_stats* stats);
 
 #ifdef __cplusplus
 }

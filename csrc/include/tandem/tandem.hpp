@@ -53,6 +53,8 @@ struct Sampling {
   std::string drafter = "auto";
   int draft_tokens = 0;
   double timeout_seconds = 0;
+  bool slide = false;  // in a full context the oldest tokens but `pinned_tokens` make room
+  std::int64_t pinned_tokens = 0;
 };
 
 // A token of a stream; `text` is valid as long as tandem_token says.
@@ -92,6 +94,8 @@ class CSampling {
     c_.drafter = from.drafter.c_str();
     c_.draft_tokens = from.draft_tokens;
     c_.timeout_seconds = from.timeout_seconds;
+    c_.slide = from.slide ? 1 : 0;
+    c_.pinned_tokens = from.pinned_tokens;
   }
   CSampling(const CSampling&) = delete;
   CSampling& operator=(const CSampling&) = delete;
@@ -146,7 +150,28 @@ class Session {
     check(tandem_session_logits(handle_, ids.data(), ids.size(), values.data(), values.size()));
     return values;
   }
-  void rewind(std::int64_t position) { check(tandem_session_rewind(handle_, position)); }
+  // The ids of the sequence.
+  Tokens tokens() const {
+    std::size_t count = 0;
+    check(tandem_session_get_tokens(handle_, nullptr, 0, &count));
+    Tokens ids(count);
+    if (count > 0) check(tandem_session_get_tokens(handle_, ids.data(), ids.size(), &count));
+    return ids;
+  }
+  // Of each later prefill, prefill_image and prefill_audio; 0: none.
+  void set_prefill_timeout(double seconds) { check(tandem_session_set_prefill_timeout(handle_, seconds)); }
+  // `refill` false: refused where something would have to be computed again.
+  void rewind(std::int64_t position, bool refill = true) {
+    check((refill ? tandem_session_rewind : tandem_session_rewind_no_refill)(handle_, position));
+  }
+  // An independent session with the same sequence.
+  Session clone() {
+    tandem_session* copy = nullptr;
+    check(tandem_session_clone(handle_, &copy));
+    return Session(copy);
+  }
+  // For Engine::restore().
+  void save(const std::string& path) { check(tandem_session_save(handle_, path.c_str())); }
   void cancel() { check(tandem_session_cancel(handle_)); }
 
   // Calls `on_token(const Token&)` with every token; false ends the generation. What it throws ends it too, and comes
@@ -219,6 +244,12 @@ class Engine {
     check(tandem_session_create(handle_, &session));
     return Session(session);
   }
+  // A session that Session::save() wrote.
+  Session restore(const std::string& path) const {
+    tandem_session* session = nullptr;
+    check(tandem_session_restore(handle_, path.c_str(), &session));
+    return Session(session);
+  }
   tandem_engine_info info() const {
     tandem_engine_info info{};
     info.size = sizeof(info);
@@ -259,6 +290,14 @@ class Engine {
     check(tandem_engine_get_stats(handle_, &stats));
     return stats;
   }
+  tandem_prefix_stats prefix_stats() const {
+    tandem_prefix_stats stats{};
+    stats.size = sizeof(stats);
+    check(tandem_engine_get_prefix_stats(handle_, &stats));
+    return stats;
+  }
+  // Ends the handle, which the destructor does too; here the caller hears when the prefix cache cannot be written.
+  void close() { check(tandem_engine_close(std::exchange(handle_, nullptr))); }
   tandem_engine* handle() const noexcept { return handle_; }
 
  private:
