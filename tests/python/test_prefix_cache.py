@@ -12,26 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import write_assistant, write_gemma3, write_gemma4
+from sequences import LONG, STYLE, begun, greedy, picture, random_ids, write_bundles
 
 import tandem_lm as tl
-from tandem_converter.convert import convert
 from tandem_lm.cli import main
 
-LONG = 2048
 BUDGET = 64 << 20
-STYLE: dict[str, Any] = {"presence_penalty": 4.0, "repetition_penalty": 1.1, "stop_ids": ()}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("prefixes")
-    target = write_gemma4(path / "target", positions=1120)
-    assistant = write_assistant(path / "assistant", seed=5)
-    for quant in ("f32", "int4-channel"):
-        convert(target, path / f"{quant}.litertlm", quant=quant, context=192, drafter=assistant)
-    convert(write_gemma3(path / "gemma3"), path / "gemma3.litertlm", quant="int8", context=192)
-    return path
+    return write_bundles(tmp_path_factory.mktemp("prefixes"))
 
 
 @pytest.fixture(params=["f32", "int4-channel", "gemma3"])
@@ -45,26 +36,6 @@ def cached(folder: Path) -> Iterator[tl.Engine]:
         yield engine
 
 
-def greedy(session: tl.Session, tokens: int = 16, drafter: str = "off") -> list[int]:
-    return [t.id for t in session.generate(tl.SamplingParams(max_tokens=tokens, drafter=drafter, **STYLE))]
-
-
-def begun(engine: tl.Engine, prompt: list[Any]) -> tl.Session:
-    session = engine.session()
-    session.prefill(prompt)
-    return session
-
-
-def ids(count: int, seed: int) -> list[int]:
-    found: list[int] = np.random.default_rng(seed).integers(0, 400, count).tolist()
-    return found
-
-
-def picture(seed: int) -> tl.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    return tl.Image(pixels, max_soft_tokens=70)
-
-
 @pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.slow)])
 def test_the_text_is_that_of_a_fresh_session(bundle: Path, count: int) -> None:
     rng = np.random.default_rng(4)
@@ -72,17 +43,17 @@ def test_the_text_is_that_of_a_fresh_session(bundle: Path, count: int) -> None:
         tl.Engine(bundle, max_context=LONG) as fresh,
         tl.Engine(bundle, max_context=LONG, prefix_cache=BUDGET) as cached,
     ):
-        systems = [ids(int(rng.integers(20, 90)), seed) for seed in range(3)]
+        systems = [random_ids(int(rng.integers(20, 90)), seed) for seed in range(3)]
         reused = 0
         for i in range(count):
             drafter = ("off", "on")[i % 2]
-            prompt: list[Any] = [*systems[i % 3], *ids(int(rng.integers(1, 40)), 10 + i)]
+            prompt: list[Any] = [*systems[i % 3], *random_ids(int(rng.integers(1, 40)), 10 + i)]
             if i % 4 == 3 and "image" in fresh.info.modalities:
-                prompt = [*systems[i % 3], picture(i % 3), *ids(9, i)]
+                prompt = [*systems[i % 3], picture(i % 3), *random_ids(9, i)]
             found, expected = begun(cached, prompt), begun(fresh, prompt)
             assert greedy(found, 16, drafter) == greedy(expected, 16, drafter), f"prompt {i}"
             for session in (found, expected):  # the next turn
-                session.prefill(ids(5, i))
+                session.prefill(random_ids(5, i))
             assert greedy(found, 16, drafter) == greedy(expected, 16, drafter)
             stats = found.stats()
             assert stats.prefill_tokens + stats.reused_tokens == expected.stats().prefill_tokens
@@ -92,7 +63,7 @@ def test_the_text_is_that_of_a_fresh_session(bundle: Path, count: int) -> None:
 
 
 def test_what_is_reused(cached: tl.Engine) -> None:
-    system = ids(100, 0)
+    system = random_ids(100, 0)
     one = begun(cached, [*system, 5, 6, 7])
     answer = greedy(one)
     assert one.stats().reused_tokens == 0
@@ -102,7 +73,7 @@ def test_what_is_reused(cached: tl.Engine) -> None:
     assert turn.stats().reused_tokens >= 100 + 3 + len(answer) - 1
     same = begun(cached, [*system, 8, 9])
     assert same.stats().reused_tokens == 101  # the last token runs for its logits
-    other = begun(cached, ids(50, 1))
+    other = begun(cached, random_ids(50, 1))
     assert other.stats().reused_tokens == 0
     short = begun(cached, system[:10])
     assert short.stats().reused_tokens == 0  # not worth it
@@ -114,9 +85,9 @@ def test_what_is_reused(cached: tl.Engine) -> None:
 
 def test_a_lost_window_is_found_again(cached: tl.Engine, folder: Path) -> None:
     """A rewind beyond the ring begins at what another session had there."""
-    system = ids(300, 0)
+    system = random_ids(300, 0)
     begun(cached, [*system, 5])
-    session = begun(cached, [*system, *ids(1200, 1)])
+    session = begun(cached, [*system, *random_ids(1200, 1)])
     before = session.stats()
     session.rewind(310)
     session.prefill([7, 8])
@@ -130,34 +101,34 @@ def test_media_count_by_content(cached: tl.Engine) -> None:
     def reused(*prompt: Any) -> int:
         return begun(cached, list(prompt)).stats().reused_tokens
 
-    soft = begun(cached, [*ids(20, 0), picture(0), *ids(9, 1)])
+    soft = begun(cached, [*random_ids(20, 0), picture(0), *random_ids(9, 1)])
     length = soft.position - 9
     greedy(soft)
-    assert reused(*ids(20, 0), picture(0), *ids(9, 2)) == length
-    assert 20 <= reused(*ids(20, 0), picture(1), *ids(9, 1)) <= 21  # and the marker before it
-    assert reused(*ids(20, 0), soft.tokens[21], *ids(9, 1)) == 20
+    assert reused(*random_ids(20, 0), picture(0), *random_ids(9, 2)) == length
+    assert 20 <= reused(*random_ids(20, 0), picture(1), *random_ids(9, 1)) <= 21  # and the marker before it
+    assert reused(*random_ids(20, 0), soft.tokens[21], *random_ids(9, 1)) == 20
     small = tl.Image(np.asarray(picture(0).rgb()), max_soft_tokens=140)
-    assert 20 <= reused(*ids(20, 0), small, *ids(9, 1)) <= 21
+    assert 20 <= reused(*random_ids(20, 0), small, *random_ids(9, 1)) <= 21
 
 
 def test_budget(folder: Path) -> None:
     with tl.Engine(folder / "f32.litertlm", max_context=LONG, prefix_cache=BUDGET) as engine:
-        begun(engine, ids(100, 0))
+        begun(engine, random_ids(100, 0))
         stats = engine.prefix_stats()
         assert stats is not None
         one = stats.bytes
         assert engine.info.memory["prefixes"] == BUDGET
     with tl.Engine(folder / "f32.litertlm", max_context=LONG, prefix_cache=3 * one) as engine:
         for seed in range(5):
-            begun(engine, ids(100, seed))
+            begun(engine, random_ids(100, seed))
         stats = engine.prefix_stats()
         assert stats is not None and stats.entries == 3 and stats.evictions == 2 and stats.bytes <= 3 * one
-        assert begun(engine, ids(100, 0)).stats().reused_tokens == 0
-        assert begun(engine, ids(100, 4)).stats().reused_tokens == 99
+        assert begun(engine, random_ids(100, 0)).stats().reused_tokens == 0
+        assert begun(engine, random_ids(100, 4)).stats().reused_tokens == 99
     with tl.Engine(folder / "f32.litertlm", max_context=LONG) as engine:
         assert engine.prefix_stats() is None
         for _ in range(2):
-            assert begun(engine, ids(100, 0)).stats().reused_tokens == 0
+            assert begun(engine, random_ids(100, 0)).stats().reused_tokens == 0
     with pytest.raises(tl.OutOfMemoryError):
         tl.Engine(folder / "f32.litertlm", prefix_cache=2**60)
     with pytest.raises(tl.InvalidRequestError, match="prefix_cache"):
@@ -170,7 +141,7 @@ def test_budget(folder: Path) -> None:
 
 def test_on_the_portable_graphs(folder: Path) -> None:
     with tl.Engine(folder / "f32.litertlm", graph="portable", prefix_cache=BUDGET) as engine:
-        system = ids(60, 0)
+        system = random_ids(60, 0)
         expected = greedy(begun(engine, [*system, 5, 6]))
         other = begun(engine, [*system, 7])
         assert other.stats().reused_tokens == 60
@@ -179,11 +150,11 @@ def test_on_the_portable_graphs(folder: Path) -> None:
 
 
 def test_many_threads(cached: tl.Engine, folder: Path) -> None:
-    systems = [ids(50, seed) for seed in range(3)]
+    systems = [random_ids(50, seed) for seed in range(3)]
     found: dict[int, list[int]] = {}
 
     def work(i: int) -> None:
-        found[i] = greedy(begun(cached, [*systems[i % 3], *ids(6, i)]))
+        found[i] = greedy(begun(cached, [*systems[i % 3], *random_ids(6, i)]))
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(24)]
     for thread in threads:
@@ -192,7 +163,7 @@ def test_many_threads(cached: tl.Engine, folder: Path) -> None:
         thread.join()
     with tl.Engine(folder / "f32.litertlm", max_context=LONG) as fresh:
         for i in range(24):
-            assert found[i] == greedy(begun(fresh, [*systems[i % 3], *ids(6, i)]))
+            assert found[i] == greedy(begun(fresh, [*systems[i % 3], *random_ids(6, i)]))
 
 
 ANOTHER = """
@@ -209,7 +180,7 @@ with tl.Engine(sys.argv[1], max_context=int(sys.argv[2]), prefix_cache_dir=sys.a
 
 def test_files_serve_another_process(folder: Path, tmp_path: Path) -> None:
     path = folder / "f32.litertlm"
-    params = {**STYLE, "max_tokens": 16, "drafter": "off"}
+    params = {**STYLE, "max_tokens": 24, "drafter": "off"}
 
     def another(prompt: list[int]) -> list[Any]:
         done = subprocess.run(
@@ -219,7 +190,7 @@ def test_files_serve_another_process(folder: Path, tmp_path: Path) -> None:
         found: list[Any] = json.loads(done.stdout)
         return found
 
-    system = ids(700, 0)  # beyond the ring
+    system = random_ids(700, 0)  # beyond the ring
     with tl.Engine(path, max_context=LONG) as fresh:
         expected = [greedy(begun(fresh, [*system, seed])) for seed in (5, 6)]
     with tl.Engine(path, max_context=LONG, prefix_cache=BUDGET, prefix_cache_dir=tmp_path) as engine:
@@ -237,7 +208,7 @@ def test_files_serve_another_process(folder: Path, tmp_path: Path) -> None:
 
 def test_damaged_files_are_passed_over(folder: Path, tmp_path: Path) -> None:
     path = folder / "f32.litertlm"
-    prompt = [*ids(100, 0), picture(0), *ids(20, 1)]
+    prompt = [*random_ids(100, 0), picture(0), *random_ids(20, 1)]
     options: dict[str, Any] = {"max_context": LONG, "prefix_cache": BUDGET, "prefix_cache_dir": tmp_path}
     with tl.Engine(path, **options) as engine:
         expected = greedy(begun(engine, prompt))
@@ -261,19 +232,19 @@ def test_damaged_files_are_passed_over(folder: Path, tmp_path: Path) -> None:
 def test_files_keep_to_the_budget(folder: Path, tmp_path: Path) -> None:
     path = folder / "f32.litertlm"
     with tl.Engine(path, max_context=LONG, prefix_cache=BUDGET, prefix_cache_dir=tmp_path) as engine:
-        begun(engine, ids(1000, 0))
+        begun(engine, random_ids(1000, 0))
     (one,) = tmp_path.rglob("*.tandem-prefix")
     stranger = one.parent / "notes.txt"
     stranger.write_text("mine")
     budget = 4 * one.stat().st_size
     for seed in range(1, 8):
         with tl.Engine(path, max_context=LONG, prefix_cache=budget, prefix_cache_dir=tmp_path) as engine:
-            begun(engine, ids(1000, seed))
+            begun(engine, random_ids(1000, seed))
     files = list(tmp_path.rglob("*.tandem-prefix"))
     assert 2 <= len(files) <= 4 and sum(f.stat().st_size for f in files) <= budget and stranger.exists()
     with tl.Engine(path, max_context=LONG, prefix_cache=budget, prefix_cache_dir=tmp_path) as engine:
-        assert begun(engine, ids(1000, 7)).stats().reused_tokens == 999
-        assert begun(engine, ids(1000, 0)).stats().reused_tokens == 0
+        assert begun(engine, random_ids(1000, 7)).stats().reused_tokens == 999
+        assert begun(engine, random_ids(1000, 0)).stats().reused_tokens == 0
 
 
 def test_a_folder_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
@@ -281,7 +252,7 @@ def test_a_folder_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(tl.FileError, match="prefix cache"):
         tl.Engine(folder / "f32.litertlm", prefix_cache_dir=tmp_path / "file")
     engine = tl.Engine(folder / "f32.litertlm", max_context=LONG, prefix_cache_dir=tmp_path / "made")
-    begun(engine, ids(100, 0))
+    begun(engine, random_ids(100, 0))
     for made in (tmp_path / "made").iterdir():
         made.rename(tmp_path / "elsewhere")
     with pytest.raises(tl.FileError, match="prefix cache"):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import write_assistant, write_gemma4
+from sequences import media_prompt
 
 import tandem_lm as tl
 from tandem_converter.convert import convert
@@ -64,7 +65,12 @@ def generated(session: tl.Session, **params: Any) -> Found:
     return [(t.id, t.text, t.logprob) for t in session.generate(tl.SamplingParams(**{**STYLE, **params}))]
 
 
-def answer(engine: tl.Engine, prompt: list[int], **params: Any) -> Found:
+def with_media(prompts: list[list[int]]) -> list[list[Any]]:
+    """Every third one with an image and sound before it."""
+    return [[*media_prompt(i), *prompt] if i % 3 == 2 else prompt for i, prompt in enumerate(prompts)]
+
+
+def answer(engine: tl.Engine, prompt: list[Any], **params: Any) -> Found:
     with engine.session() as session:
         session.prefill(prompt)
         return generated(session, **params)
@@ -82,7 +88,7 @@ def at_once(calls: list[Callable[[], Any]]) -> list[Any]:
         return list(pool.map(begin, calls))
 
 
-def check_threads(engine: tl.Engine, texts: list[list[int]], shared: bool = True, **params: Any) -> tl.Stats:
+def check_threads(engine: tl.Engine, texts: list[list[Any]], shared: bool = True, **params: Any) -> tl.Stats:
     """As many threads as prompts, with the same results as one after the other. Again while they do not meet in a step:
     on a busy machine each may be done before the next has begun. Returns what was counted of the last time."""
     alone = [answer(engine, prompt, **params) for prompt in texts]
@@ -116,7 +122,7 @@ def check_threads(engine: tl.Engine, texts: list[list[int]], shared: bool = True
 def test_eight_sessions_on_eight_threads(drafting: Callable[[str], Path], quant: str, threads: int) -> None:
     with tl.Engine(drafting(quant), num_threads=threads) as engine:
         assert engine.info.step_rows >= 8
-        texts = prompts(8)
+        texts = with_media(prompts(8))
         stats = check_threads(engine, texts, max_tokens=24, drafter="off")
         assert sum(stats.batch_sizes) == stats.steps and stats.rows_per_step > 1
         assert stats.step_rows == sum(size * count for size, count in enumerate(stats.batch_sizes)) == 8 * 24
@@ -326,7 +332,7 @@ def test_a_second_thread_on_one_session_is_refused(engine: tl.Engine) -> None:
 @pytest.mark.parametrize("quant", ["f32", "int8", "int4-channel"])
 def test_hundred_prompts(drafting: Callable[[str], Path], quant: str, drafter: str) -> None:
     with tl.Engine(drafting(quant), num_threads=2) as engine:
-        texts = prompts(100, seed=6)
+        texts = with_media(prompts(100, seed=6))
         params: dict[str, Any] = {"max_tokens": 40, "drafter": drafter}
         alone = [answer(engine, prompt, **params) for prompt in texts]
         before = engine.stats()

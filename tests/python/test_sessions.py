@@ -19,28 +19,16 @@ from typing import Any
 import numpy as np
 import pytest
 from bundles import read_manifest
-from checkpoints import write_assistant, write_gemma3, write_gemma4
+from sequences import DRAFTERS, LONG, STYLE, begun, greedy, media_prompt, with_media, write_bundles
 
 import tandem_lm as tl
-from tandem_converter.convert import convert
 
-CONTEXT = 192  # of the portable graphs
-LONG = 2048  # beyond the rings, which have a window of 8 and 512 tokens more
 COUNTS = [12, pytest.param(100, marks=pytest.mark.slow)]
-# Penalties keep a tiny model's text from repeating itself.
-STYLE: dict[str, Any] = {"presence_penalty": 4.0, "repetition_penalty": 1.1, "stop_ids": ()}
-DRAFTERS = ("off", "on")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sessions")
-    target = write_gemma4(path / "target", positions=1120)
-    assistant = write_assistant(path / "assistant", seed=5)
-    for quant in ("f32", "int4-channel"):
-        convert(target, path / f"{quant}.litertlm", quant=quant, context=CONTEXT, drafter=assistant)
-    convert(write_gemma3(path / "gemma3"), path / "gemma3.litertlm", quant="int8", context=CONTEXT)
-    return path
+    return write_bundles(tmp_path_factory.mktemp("sessions"))
 
 
 @pytest.fixture(scope="module", params=["f32", "int4-channel", "gemma3"])
@@ -60,26 +48,9 @@ def prompts(count: int, vocab: int, longest: int = 60, seed: int = 1) -> list[li
     return [rng.integers(0, vocab - 16, int(rng.integers(2, longest))).tolist() for _ in range(count)]
 
 
-def greedy(session: tl.Session, tokens: int = 24, drafter: str = "off") -> list[int]:
-    return [t.id for t in session.generate(tl.SamplingParams(max_tokens=tokens, drafter=drafter, **STYLE))]
-
-
-def begun(engine: tl.Engine, prompt: list[Any]) -> tl.Session:
-    session = engine.session()
-    session.prefill(prompt)
-    return session
-
-
-def media_prompt(seed: int) -> list[Any]:
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (30 + 5 * (seed % 7), 40, 3), dtype=np.uint8)
-    pcm = (0.1 * rng.standard_normal(640 * (3 + seed % 5))).astype(np.float32)
-    return [2, 30 + seed % 9, tl.Image(pixels, max_soft_tokens=70), 31, 32, tl.Audio(pcm, 16000), 33, 40 + seed % 50]
-
-
 def any_prompt(engine: tl.Engine, prompt: list[int], i: int) -> list[Any]:
-    """Every third one with an image and sound, where the model takes them."""
-    return media_prompt(i) if i % 3 == 2 and "image" in engine.info.modalities else prompt
+    """Now and then one with an image and sound."""
+    return media_prompt(i) if with_media(engine, i) else prompt
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -136,21 +107,23 @@ def test_rewind_across_the_edge_of_the_ring(engine: tl.Engine, count: int) -> No
     for i in range(count):
         ids = rng.integers(0, engine.info.vocab_size - 16, int(rng.integers(900, 1500))).tolist()
         drafter = DRAFTERS[i % 2]
-        session = begun(engine, ids)
+        media = media_prompt(i) if with_media(engine, i) else []
+        session = begun(engine, [*media, *ids])
+        before = session.position - len(ids)
         greedy(session, 6, drafter)
         with pytest.raises(tl.InvalidRequestError, match="least position that needs none is") as refusal:
             session.rewind(100, refill=False)
-        assert session.position == len(ids) + 6
+        assert session.position == before + len(ids) + 6
         least = int(str(refusal.value).split("least position that needs none is ")[1].split()[0])
-        assert 100 < least < len(ids)
+        assert 100 < least < before + len(ids)
         with pytest.raises(tl.InvalidRequestError, match=f"none is {least} "):
             session.rewind(least - 1, refill=False)
-        back = int(rng.integers(50, least))  # the ring has lost its window
+        back = int(rng.integers(max(50, before), least))  # the ring has lost its window
         far, near = session, session.clone()
         for one, position, refill in ((near, least, False), (far, back, True)):
             one.rewind(position, refill)
             one.prefill([11, 12])
-            fresh = begun(engine, [*ids[:position], 11, 12])
+            fresh = begun(engine, [*media, *ids[: position - before], 11, 12])
             assert one.tokens == fresh.tokens
             assert greedy(one, 24, drafter) == greedy(fresh, 24, drafter), f"prompt {i}, back to {position}"
 
@@ -313,7 +286,9 @@ def test_cancelled_and_continued(engine: tl.Engine, count: int) -> None:
     for i, prompt in enumerate(prompts(count, engine.info.vocab_size)):
         ids = prompt * 20
         drafter = DRAFTERS[i % 2]
-        session = engine.session()
+        media = media_prompt(i) if with_media(engine, i) else [5]
+        session = begun(engine, media)
+        before = session.position
         timer = threading.Timer(float(rng.uniform(0, 0.01)), session.cancel)
         timer.start()
         try:
@@ -321,10 +296,12 @@ def test_cancelled_and_continued(engine: tl.Engine, count: int) -> None:
         except tl.Cancelled:
             stopped += 1
         timer.join()
-        assert list(session.tokens) == ids[: session.position]
-        if session.position < len(ids):
-            session.prefill(ids[session.position :])
-        undisturbed = begun(engine, ids)
+        done = session.position - before
+        assert list(session.tokens[before:]) == ids[:done]
+        if done < len(ids):
+            session.prefill(ids[done:])
+        undisturbed = begun(engine, [*media, *ids])
+        assert undisturbed.tokens == session.tokens
         run = session.generate(tl.SamplingParams(max_tokens=30, drafter=drafter, **STYLE))
         first = [next(run).id for _ in range(int(rng.integers(1, 20)))]
         session.cancel()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import reference
 from checkpoints import write_assistant, write_gemma3, write_gemma4
+from sequences import media_prompt
 from test_graph import load
 
 import tandem_lm as tl
@@ -63,7 +64,7 @@ def prompts(count: int, vocab: int, seed: int = 1) -> list[list[int]]:
     return out
 
 
-def tokens(engine: tl.Engine, prompt: list[int], **params: Any) -> tuple[list[tl.Token], tl.Stats]:
+def tokens(engine: tl.Engine, prompt: list[Any], **params: Any) -> tuple[list[tl.Token], tl.Stats]:
     session = engine.session()
     session.prefill(prompt)
     return list(session.generate(tl.SamplingParams(**{"stop_ids": (), "seed": 3, **params}))), session.stats()
@@ -93,6 +94,20 @@ def test_tokens_are_the_same_with_and_without_drafts(bundles: dict[str, Path], n
                 assert plain(found) == plain(expected)
                 accepted, drafted = accepted + stats.accepted, drafted + stats.drafted
     assert 0 < accepted < drafted  # both ways out of a round were taken
+
+
+def test_tokens_are_the_same_behind_media(bundles: dict[str, Path]) -> None:
+    engine = tl.Engine(bundles["int8"], num_threads=1)
+    accepted = drafted = 0
+    for i in range(6):
+        prompt = [*media_prompt(i), *[5, 6, 7, 8] * 4]
+        common = {**list(STYLES.values())[i % 3], "max_tokens": 40, "logprobs": True}
+        expected, _ = tokens(engine, prompt, drafter="off", **common)
+        for wish in ({"drafter": "on"}, {"draft_tokens": 1 + i % 5}):
+            found, stats = tokens(engine, prompt, **wish, **common)
+            assert plain(found) == plain(expected), f"prompt {i}, {wish}"
+            accepted, drafted = accepted + stats.accepted, drafted + stats.drafted
+    assert 0 < accepted < drafted
 
 
 @pytest.mark.parametrize("name", ["f32", "int8", "gemma3"])
@@ -194,9 +209,10 @@ def test_drafts_equal_the_reference(folder: Path, bundles: dict[str, Path], thre
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", ["f32", "int8", "int4-channel"])
 def test_a_hundred_prompts(bundles: dict[str, Path], name: str, threads: int) -> None:
-    """Every style, every depth, across the window's edge: 100 prompts of 64 tokens."""
+    """Every style, every depth, across the window's edge, behind media: 100 prompts of 64 tokens."""
     engine = tl.Engine(bundles[name], num_threads=threads)
-    for i, prompt in enumerate(prompts(100, engine.info.vocab_size, seed=9)):
+    for i, ids in enumerate(prompts(100, engine.info.vocab_size, seed=9)):
+        prompt: list[Any] = [*media_prompt(i), *ids[:20]] if i % 3 == 2 else list(ids)
         style = list(STYLES.values())[i % len(STYLES)] if i % 2 else STYLES["greedy"]
         expected, _ = tokens(engine, prompt, drafter="off", max_tokens=64, logprobs=True, **style)
         for depth in range(1, 6):
