@@ -41,7 +41,7 @@ echo "== Python tests"
 # The interpreter is not instrumented, so the runtime must be there before it. Python itself leaves memory behind.
 runtime=$("${CXX:-g++}" -print-file-name="lib$(case $kind in address) echo asan ;; thread) echo tsan ;; *) echo ubsan ;; esac).so")
 export ASAN_OPTIONS=detect_leaks=0
-tests=(api async capi kv_dtype scheduler speculation conversation memory sessions prefix_cache weight_cache)
+tests=(api async capi capi_sessions kv_dtype scheduler speculation conversation memory sessions prefix_cache weight_cache)
 # The C++ runtime is preloaded too, where the sanitizer finds the exceptions of libraries that are loaded later.
 # (Not before the launcher, whose own addresses are still random.)
 "${launch[@]}" env PYTHONMALLOC=malloc \
