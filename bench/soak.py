@@ -5,8 +5,9 @@
 
 The conversation slides when the context is full. Requests are of every kind that a server sees: answered, broken off,
 cancelled, out of time, refused, with an image, forked, put to sleep and woken. Memory (VmRSS) is read after the first
-tenth of each part, when caches and arenas have their size, and at its end, with the sessions closed. The exit status is
-1 when it grew by more than --limit MiB, or when a descriptor or a thread is left.
+tenth of each part, when caches and arenas have their size, and after every further one: what is lost with every request
+grows to the end, what the allocator keeps does not. The exit status is 1 when memory grew by more than --limit MiB, or
+when a descriptor or a thread is left.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,13 +48,20 @@ class Holdings:
 
 @dataclass(frozen=True)
 class Found:
-    """The holdings after a tenth of `count` rounds, and after all."""
+    """The holdings after each tenth of `count` rounds."""
 
     name: str
     count: int
     seconds: float
-    before: Holdings
-    after: Holdings
+    tenths: tuple[Holdings, ...]
+
+    @property
+    def before(self) -> Holdings:
+        return self.tenths[0]
+
+    @property
+    def after(self) -> Holdings:
+        return self.tenths[-1]
 
     @property
     def growth(self) -> int:
@@ -70,27 +79,33 @@ class Found:
         return found
 
     def __str__(self) -> str:
+        memory = " ".join(f"{holdings.memory / 2**20:.1f}" for holdings in self.tenths)
         return (
-            f"{self.count} {self.name} in {self.seconds:.0f} s: memory {self.before.memory / 2**20:.1f} -> "
-            f"{self.after.memory / 2**20:.1f} MiB ({self.growth / 2**20:+.1f}), descriptors {self.before.files} -> "
-            f"{self.after.files}, threads {self.before.threads} -> {self.after.threads}"
+            f"{self.count} {self.name} in {self.seconds:.0f} s: memory {memory} MiB ({self.growth / 2**20:+.1f}), "
+            f"descriptors {self.before.files} -> {self.after.files}, threads {self.before.threads} -> "
+            f"{self.after.threads}"
         )
+
+
+def in_tenths(count: int) -> list[range]:
+    """The numbers below `count` in ten ranges."""
+    ends = [count * tenth // 10 for tenth in range(11)]
+    return [range(first, end) for first, end in pairwise(ends)]
 
 
 def converse(engine: tl.Engine, turns: int) -> Found:
     """One conversation. Its history is the caller's to keep or drop: here the newest hundred messages stay."""
     params = tl.SamplingParams(max_tokens=ANSWER, stop_ids=())
-    start, before = time.monotonic(), Holdings.now()
+    start, tenths = time.monotonic(), []
     with engine.conversation(system="Be brief.", slide=True) as chat:
-        for turn in range(turns):
-            chat.send(f"What is {turn} and {turn * turn}?", params)
-            del chat.history[1:-100]
-            if turn == turns // 10:
-                before = Holdings.now()
+        for numbers in in_tenths(turns):
+            for turn in numbers:
+                chat.send(f"What is {turn} and {turn * turn}?", params)
+                del chat.history[1:-100]
+            tenths.append(Holdings.now())
         if len(chat.history) != min(1 + 2 * turns, 101):
             raise SystemExit(f"the history has {len(chat.history)} messages")
-        after = Holdings.now()
-    return Found("turns", turns, time.monotonic() - start, before, after)
+    return Found("turns", turns, time.monotonic() - start, tuple(tenths))
 
 
 class Requests:
@@ -170,14 +185,12 @@ class Requests:
 def request(engine: tl.Engine, count: int, threads: int) -> Found:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         requests = Requests(engine, Path(folder))
-        start = time.monotonic()
-        for _ in pool.map(requests.run, range(count // 10)):
-            pass
-        before = Holdings.now()
-        for _ in pool.map(requests.run, range(count // 10, count)):
-            pass
-        after = Holdings.now()
-    return Found("requests", count, time.monotonic() - start, before, after)
+        start, tenths = time.monotonic(), []
+        for numbers in in_tenths(count):
+            for _ in pool.map(requests.run, numbers):
+                pass
+            tenths.append(Holdings.now())
+    return Found("requests", count, time.monotonic() - start, tuple(tenths))
 
 
 def main(arguments: list[str] | None = None) -> int:

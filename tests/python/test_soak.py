@@ -7,7 +7,7 @@ from pathlib import Path
 
 import capi
 import pytest
-from soak import Found, Holdings, converse, request
+from soak import Found, Holdings, converse, in_tenths, request
 
 import tandem_lm as tl
 
@@ -17,10 +17,15 @@ linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc"
 LIMIT = 32 * MIB if "san" not in os.environ.get("LD_PRELOAD", "") else 2**40
 
 
+def test_tenths() -> None:
+    parts = in_tenths(25)
+    assert len(parts) == 10 and [i for part in parts for i in part] == list(range(25))
+
+
 def test_what_grows_is_told() -> None:
     before = Holdings(memory=100 * MIB, files=9, threads=4)
-    assert Found("turns", 10, 1.0, before, before).problems(0) == []
-    found = Found("turns", 10, 1.0, before, Holdings(memory=140 * MIB, files=10, threads=3))
+    assert Found("turns", 10, 1.0, (before, before)).problems(0) == []
+    found = Found("turns", 10, 1.0, (before, before, Holdings(memory=140 * MIB, files=10, threads=3)))
     assert found.problems(32 * MIB) == [
         "turns: memory grew by 40.0 MiB",
         "turns: 9 files became 10",
@@ -57,5 +62,5 @@ def test_sessions_of_the_c_abi(tiny_gemma4_int8: Path, tmp_path: Path) -> None:
     before = Holdings.now()
     for _ in range(200):
         cycle()
-    assert Found("cycles", 200, 0.0, before, Holdings.now()).problems(LIMIT // 4) == []
+    assert Found("cycles", 200, 0.0, (before, Holdings.now())).problems(LIMIT // 4) == []
     capi.check(capi.library().tandem_engine_close(engine))
