@@ -1,4 +1,4 @@
-"""The demo on nano, the small model inside the package: a story, a picture, a spoken clip, a tool, and figures."""
+"""The demo on nano, the small model inside the package: a story, a picture, a film, a clip, a tool, and figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .chat import ChatTemplate
 from .engine import Engine, Session
 from .errors import BundleError
 from .library import writable_cache_dir
-from .media import Audio, Image
+from .media import Audio, Image, Video
 from .memory import peak_rss_bytes, reset_peak_rss
 from .types import SamplingParams, Stats
 
@@ -26,7 +26,7 @@ DATA = Path(__file__).parent / "data"
 BUNDLE, CLIP = "nano.litertlm", "spoken.wav"
 DRAFTS = 3  # per round where the drafter is measured
 STORIES = ("fox", "owl", "bear", "duck")
-NEEDED = ("text", "image", "audio")
+NEEDED = ("text", "image", "audio", "video")
 NEXT = """Next
   tandem convert path/to/gemma-4-12B-it model.litertlm --quant int4-block32 --drafter path/to/assistant
   tandem chat model.litertlm
@@ -44,7 +44,8 @@ def run_nano_demo(bundle: Path | None = None, num_threads: int | None = None) ->
         info = engine.info
         print(f"nano: {path.stat().st_size / 1e6:.1f} MB, {info.quantization}, loaded in {info.load_seconds:.2f} s")
         tell_story(engine)
-        look(engine, picture_path())
+        look(engine, drawing_path("picture.png"))
+        watch(engine, drawing_path("film.png"))
         listen(engine, path.with_name(CLIP))
         use_tool(engine)
         measure(engine)
@@ -65,10 +66,10 @@ def packaged_bundle() -> Path:
     return path
 
 
-def picture_path() -> Path:
+def drawing_path(name: str) -> Path:
     folder = writable_cache_dir() / "demo"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / "picture.png"
+    return folder / name
 
 
 def _check(engine: Engine) -> None:
@@ -90,7 +91,7 @@ def tell_story(engine: Engine) -> None:
 
 
 def look(engine: Engine, path: Path) -> None:
-    """Draws two shapes, saves them, and asks about them."""
+    """Draws two shapes, saves them, and asks what they are."""
     from tandem_converter.nano.drawing import CELL, COLOURS, blank, draw
 
     _title(f"A picture: {path}")
@@ -99,11 +100,24 @@ def look(engine: Engine, path: Path) -> None:
     draw(pixels, "star", COLOURS["blue"], 6 * CELL, 6 * CELL, 40)
     write_png(path, pixels)
     with engine.conversation() as chat:
-        image: list[Image] = [Image(pixels)]
-        for question in ("What is in the picture?", "What colour is the star?", "Where is the red circle?"):
-            _ask(question)
-            _stream(chat.stream(question, SamplingParams(max_tokens=32), images=image))
-            image = []
+        _ask("What is in the picture?")
+        _stream(chat.stream("What is in the picture?", SamplingParams(max_tokens=32), images=[Image(pixels)]))
+
+
+def watch(engine: Engine, path: Path) -> None:
+    """Draws a film of four frames, saves them side by side, and asks where it goes."""
+    from tandem_converter.nano.drawing import CELL, COLOURS, blank, draw
+
+    _title(f"A film: {path}")
+    frames = []
+    for i in range(4):
+        frames.append(blank())
+        draw(frames[-1], "triangle", COLOURS["green"], (1.5 + 1.4 * i) * CELL, 4 * CELL, 36)
+    write_png(path, np.concatenate(frames, axis=1))
+    film = Video(np.stack(frames), frame_rate=1, num_frames=len(frames))
+    with engine.conversation() as chat:
+        _ask("Which way does the triangle move?")
+        _stream(chat.stream("Which way does the triangle move?", SamplingParams(max_tokens=32), videos=[film]))
 
 
 def listen(engine: Engine, clip: Path) -> None:

@@ -55,10 +55,12 @@ def test_demo_shows_every_part(
     monkeypatch.setenv("TANDEM_CACHE_DIR", str(tmp_path))
     assert main(["demo"]) == 0
     out = capfd.readouterr().out
-    for part in ("A story", "A picture", "A recording", "A tool", "The drafter", "tokens per verify", "Next"):
+    for part in ("A story", "A picture", "A film", "A recording", "A tool", "The drafter", "tokens per verify", "Next"):
         assert part in out
-    assert "the tool returns: ok" in out
-    assert (tmp_path / "demo" / "picture.png").stat().st_size > 0
+    for answer in ("a red circle and a blue star", "to the right", "the tool returns: ok", "without: yes"):
+        assert answer in out
+    for picture in ("picture.png", "film.png"):
+        assert (tmp_path / "demo" / picture).stat().st_size > 0
 
 
 @pytest.mark.slow
