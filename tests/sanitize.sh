@@ -44,6 +44,8 @@ export ASAN_OPTIONS=detect_leaks=0
 tests=(api async capi capi_sessions kv_dtype scheduler speculation conversation memory sessions prefix_cache weight_cache)
 # The C++ runtime is preloaded too, where the sanitizer finds the exceptions of libraries that are loaded later.
 # (Not before the launcher, whose own addresses are still random.)
+files=()
+for name in "${tests[@]}"; do files+=("$root/tests/python/test_$name.py"); done
 "${launch[@]}" env PYTHONMALLOC=malloc \
   LD_PRELOAD="$runtime $("${CXX:-g++}" -print-file-name=libstdc++.so.6)" \
-  python -m pytest -p no:cacheprovider -q --timeout 1800 "${tests[@]/#/$root/tests/python/test_}"
+  python -m pytest -p no:cacheprovider -q --timeout 1800 "${files[@]}"

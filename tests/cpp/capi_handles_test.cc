@@ -26,7 +26,8 @@ TEST(a_removed_handle_stays_dead) {
   for (int i = 0; i < 1000; ++i) {
     const uint64_t handle = table.insert(std::make_shared<int>(i));
     CHECK(used.insert(handle).second);  // though the slot is the same
-    CHECK_EQ(*table.remove(handle), i);
+    const auto removed = table.remove(handle);
+    CHECK_EQ(*removed, i);
     CHECK(table.remove(handle) == nullptr);
   }
   const uint64_t live = table.insert(std::make_shared<int>(-1));

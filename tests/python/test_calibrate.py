@@ -21,7 +21,7 @@ from tandem_converter.calibrate.forward import LayerPass, Rotary, logits, norm
 from tandem_converter.calibrate.gptq import DAMPING, Rounder
 from tandem_converter.calibrate.qat import quantize_q4_0
 from tandem_converter.calibrate.run import state_folder
-from tandem_converter.calibrate.sensitivity import allocate
+from tandem_converter.calibrate.sensitivity import CANDIDATES, allocate
 from tandem_converter.calibrate.state import State
 from tandem_converter.calibrate.text import LEAST, Request, default_text, spread, windows
 from tandem_converter.convert import convert
@@ -292,7 +292,7 @@ def test_auto_keeps_its_budget_and_repeats(checkpoint: Callable[[str], Path], tm
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     linear = {scheme for name, scheme in chosen[0].items() if name.startswith("layers.")}
-    assert linear == {"int4-channel", "int8"} and chosen[0]["embed.weight"] == "int8"
+    assert len(linear) > 1 and linear <= {scheme.name for scheme in CANDIDATES} and chosen[0]["embed.weight"] == "int8"
     summary = report.summary()
     assert summary["recipe"] == "auto-5.5" and 4.5 < summary["bits_per_linear_weight"] <= 5.5
 

@@ -182,7 +182,7 @@ def test_demo_needs_a_nano_bundle(
         assert main(["demo", *arguments]) == 1
         return capsys.readouterr().err
 
-    assert "it lacks image, audio, a drafter" in failed("--model", str(tiny_gemma3))
+    assert "it lacks image, audio, video, a drafter" in failed("--model", str(tiny_gemma3))
     assert "must be nano" in failed("--model", "gpt")
     assert "go with --model gemma3-270m" in failed("--model", "nano", "-p", "x")
     monkeypatch.setattr(nano_demo, "DATA", tmp_path)
