@@ -1,5 +1,6 @@
 """Layer after layer, matrix after matrix: each is quantised for the inputs that the matrices before it, as stored,
-really produce. In memory: one layer's weights and one matrix's second moments; the residual stream is on disk.
+really produce, and makes up for part of what those did. In memory: one layer's weights and one matrix's second moments;
+on disk: the residual stream, once as the stored matrices make it, once as the original ones do.
 
 o and down are followed by a norm, which gives every token the same weight whatever the size of its output: their
 inputs are divided by the root mean square of the output.
@@ -38,8 +39,9 @@ class Calibration:
     ) -> None:
         self._source, self._spec, self._scheme, self._state = source, source.spec, scheme, state
         self._windows = np.array(windows, np.int64)
-        self._shape = (*self._windows.shape, self._spec.hidden_size)
-        self._rotary = Rotary(self._shape[1])
+        # the residual stream of the stored model, and that of the original
+        self._shape = (2, *self._windows.shape, self._spec.hidden_size)
+        self._rotary = Rotary(self._windows.shape[1])
         self._progress = progress
         self._sizes = {
             f"layers.{i}.{part}.weight": int(np.prod(source.shape(f"layers.{i}.{part}.weight")))
@@ -70,37 +72,48 @@ class Calibration:
         """The table's rows as they will be stored: rows are quantised independently of each other."""
         ids, where = np.unique(self._windows, return_inverse=True)
         scheme = self._scheme("embed.weight")
-        rows = np.concatenate([self._source.rows("embed.weight", int(t), int(t) + 1) for t in ids])
-        if scheme.bits <= 8:
-            rows = dequantize(quantize(rows, scheme))
-        rows = rows * np.float32(self._spec.embed_scale)
-        for s, window in enumerate(where.reshape(self._windows.shape)):
-            out[s] = rows[window]
+        exact = np.concatenate([self._source.rows("embed.weight", int(t), int(t) + 1) for t in ids])
+        stored = dequantize(quantize(exact, scheme)) if scheme.bits <= 8 else exact
+        for rows, stream in zip((stored, exact), out, strict=True):
+            rows = rows * np.float32(self._spec.embed_scale)
+            for s, window in enumerate(where.reshape(self._windows.shape)):
+                stream[s] = rows[window]
 
     # ---------------------------------------------------------------------------------------------------- one layer
     def _layer(self, i: int, h: F32, out: F32) -> None:
         prefix = f"layers.{i}."
         names = [n for n in self._source.names() if n.startswith(prefix)]
         w = {name.removeprefix(prefix): self._source.tensor(name) for name in names}
-        layer = LayerPass(self._spec, i, w, self._rotary)
-        rounder = Rounder.of(layer.attention_input(x) for x in h)
+        layer, exact = (LayerPass(self._spec, i, weights, self._rotary) for weights in (w, dict(w)))
+
+        rounder = Rounder.between((layer.attention_input(x), exact.attention_input(y)) for x, y in zip(*h, strict=True))
         quantized = self._round(prefix, w, [p for p in self._parts(i) if p in "qkv"], rounder, "input_norm.weight")
 
-        rounder = Rounder.of(_relative(self._attended(layer, x), w["o.weight"]) for x in h)
+        rounder = Rounder.between(
+            _relative(self._attended(layer, x), self._attended(exact, y), w["o.weight"])
+            for x, y in zip(*h, strict=True)
+        )
         value = None if self._spec.v_norm or layer.layer.k_eq_v else quantized["v"]
         self._round_after(prefix, w, "o", rounder, "v", value, self._spec.num_heads // layer.layer.kv_heads)
 
         middle = self._state.scratch("middle", self._shape)
-        for s, x in enumerate(h):
-            middle[s] = layer.after_attention(x, self._attended(layer, x) @ w["o.weight"].T)
-        rounder = Rounder.of(layer.feedforward_input(x) for x in middle)
+        for one, before, after in zip((layer, exact), h, middle, strict=True):
+            for s, x in enumerate(before):
+                after[s] = one.after_attention(x, self._attended(one, x) @ one.w["o.weight"].T)
+        rounder = Rounder.between(
+            (layer.feedforward_input(x), exact.feedforward_input(y)) for x, y in zip(*middle, strict=True)
+        )
         quantized = self._round(prefix, w, ["gate", "up"], rounder, "pre_feedforward_norm.weight")
 
-        rounder = Rounder.of(_relative(self._gated(layer, x), w["down.weight"]) for x in middle)
+        rounder = Rounder.between(
+            _relative(self._gated(layer, x), self._gated(exact, y), w["down.weight"])
+            for x, y in zip(*middle, strict=True)
+        )
         self._round_after(prefix, w, "down", rounder, "up", quantized["up"], 1)
 
-        for s, x in enumerate(middle):
-            out[s] = layer.after_feedforward(x, self._gated(layer, x) @ w["down.weight"].T)
+        for one, before, after in zip((layer, exact), middle, out, strict=True):
+            for s, x in enumerate(before):
+                after[s] = one.after_feedforward(x, self._gated(one, x) @ one.w["down.weight"].T)
 
     @staticmethod
     def _attended(layer: LayerPass, h: F32) -> F32:
@@ -120,6 +133,8 @@ class Calibration:
     ) -> dict[str, Quantized | None]:
         """Matrices that read what a norm made; part of their columns' sizes moves into the norm's weight."""
         schemes = {p: self._scheme(f"{prefix}{p}.weight") for p in parts}
+        for name in (f"{p}.weight" for p, s in schemes.items() if s.bits <= 8):
+            w[name] = rounder.target(w[name])
         if all(s.bits <= 8 for s in schemes.values()):
             pairs = [(w[f"{p}.weight"], s) for p, s in schemes.items()]
             t = column_factors(pairs, rounder.importance)
@@ -141,6 +156,8 @@ class Calibration:
         """A matrix whose input is made by the rows of another: factors are powers of two, so the other's scales take
         them without a rounding, and its integers stay. `copies`: heads that read the same rows (grouped queries)."""
         scheme = self._scheme(f"{prefix}{part}.weight")
+        if scheme.bits <= 8:
+            w[f"{part}.weight"] = rounder.target(w[f"{part}.weight"])
         if made is not None and made.scales is not None and scheme.bits <= 8:
             group = len(w[f"{maker}.weight"]) if copies == 1 else self._head_dim(prefix)
             importance = pool_heads(rounder.importance, group, copies)
@@ -169,9 +186,10 @@ class Calibration:
         return quantized
 
 
-def _relative(x: F32, weight: F32) -> F32:
-    """Inputs [L, I] of a matrix [O, I], each divided by the root mean square of its output."""
-    return x / rms(x @ weight.T, TOKEN_FLOOR)
+def _relative(x: F32, exact: F32, weight: F32) -> tuple[F32, F32]:
+    """Inputs [L, I] of a matrix [O, I], each divided by the root mean square of its output for x."""
+    size = rms(x @ weight.T, TOKEN_FLOOR)
+    return x / size, exact / size
 
 
 def pool_heads(values: F32, group: int, copies: int) -> F32:

@@ -18,7 +18,7 @@ from test_graph import load
 import tandem_lm as tl
 from tandem_converter.calibrate import fold, sequential
 from tandem_converter.calibrate.forward import LayerPass, Rotary, logits, norm
-from tandem_converter.calibrate.gptq import DAMPING, Rounder
+from tandem_converter.calibrate.gptq import DAMPING, MAKE_UP, Rounder
 from tandem_converter.calibrate.qat import quantize_q4_0
 from tandem_converter.calibrate.run import state_folder
 from tandem_converter.calibrate.sensitivity import CANDIDATES, allocate
@@ -120,6 +120,27 @@ def test_inputs_that_never_occur() -> None:
     for inputs in (x, np.zeros_like(x)):
         q = Rounder.of([inputs]).quantize(w, Scheme(4, 32))
         assert np.isfinite(dequantize(q)).all() and q.error["rel_rms"] < 0.5
+
+
+def test_solve_is_the_inverse() -> None:
+    """In blocks, one of them smaller than the others."""
+    x, z = random_inputs(900, 200), random_weights(30, 200)
+    rounder = Rounder.of([x])
+    assert np.allclose(rounder._solve(z.copy()) @ rounder.h, z, rtol=1e-3, atol=1e-3 * np.abs(z).max())
+
+
+def test_a_target_makes_up_for_part_of_the_drift() -> None:
+    rng = np.random.default_rng(3)
+    exact, w = random_inputs(2000, 128), random_weights(64, 128)
+    x = exact @ (np.eye(128) + 0.1 * rng.standard_normal((128, 128)) / 128**0.5).astype(F32)
+    rounder = Rounder.between([(x[:700], exact[:700]), (x[700:], exact[700:])])
+
+    def error(weights: np.ndarray) -> float:
+        return float(np.linalg.norm(x @ weights.T - exact @ w.T))
+
+    assert error(rounder.target(w)) == pytest.approx((1 - MAKE_UP) * error(w), rel=0.1)
+    assert np.array_equal(Rounder.of([x]).target(w), w)
+    assert np.allclose(Rounder.between([(x, x)]).target(w), w, atol=1e-6)
 
 
 def test_rescaled_rounder_is_that_of_rescaled_inputs() -> None:
