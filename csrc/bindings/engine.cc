@@ -37,15 +37,15 @@ void init_engine(py::module_& module) {
       .def(py::init([](const std::string& path, const std::string& library, int num_threads, int64_t max_context,
                        const std::string& cache_dir, const std::string& kv_dtype, const std::string& graph,
                        const std::string& drafter, uint64_t prefix_cache_bytes, const std::string& prefix_cache_dir,
-                       const std::string& backend, const std::string& fallback) {
+                       const std::string& backend, const std::string& fallback, const std::string& gpu_library) {
              const py::gil_scoped_release nogil;
-             return take(Engine::open(path, {library, num_threads, max_context, cache_dir, kv_dtype, graph, drafter,
+             return take(Engine::open(path, {library, gpu_library, num_threads, max_context, cache_dir, kv_dtype, graph, drafter,
                                              prefix_cache_bytes, prefix_cache_dir, backend, fallback}));
            }),
            py::arg("path"), py::arg("library"), py::arg("num_threads") = 0, py::arg("max_context") = 0,
            py::arg("cache_dir") = "", py::arg("kv_dtype") = "f16", py::arg("graph") = "auto",
            py::arg("drafter") = "auto", py::arg("prefix_cache_bytes") = 0, py::arg("prefix_cache_dir") = "",
-           py::arg("backend") = "cpu", py::arg("fallback") = "none")
+           py::arg("backend") = "cpu", py::arg("fallback") = "none", py::arg("gpu_library") = "")
       .def_property_readonly("tokenizer", &Engine::tokenizer, py::return_value_policy::reference_internal)
       .def("info",
            [](const Engine& engine) {
@@ -63,6 +63,7 @@ void init_engine(py::module_& module) {
              info["warm_start"] = engine.warm_start();
              info["memory"] = plan_dict(engine.memory_plan());
              info["backend"] = engine.on_gpu() ? "gpu" : "cpu";
+             info["gpu_shares_weights"] = engine.on_gpu() && engine.gpu_shares_weights();
              info["backend_reason"] = engine.backend_reason();
              return info;
            })

@@ -26,8 +26,8 @@ constexpr int kSignatureKey = 2, kSubgraphIndex = 4;                      // Sig
 }  // namespace slot
 
 constexpr uint8_t kBlockwise = 2;  // of the union QuantizationDetails
-constexpr int32_t kFullyConnected = 9;
-constexpr uint32_t kWeights = 1;  // input of FULLY_CONNECTED
+constexpr int32_t kEmbeddingLookup = 7, kFullyConnected = 9;
+constexpr uint32_t kWeights = 1;  // input of either
 // TensorType; of weights, those that were tried on the accelerator.
 constexpr int8_t kFloat32 = 0, kInt8 = 9, kInt4 = 17;
 // The accelerator's own bound; a constant of more dimensions is a fatal check there.
@@ -42,8 +42,11 @@ constexpr int32_t kTried[] = {0,  2,  6,  7,  8,  9,  18, 22, 25, 28,  36,  39, 
 
 class Walk {
  public:
-  explicit Walk(std::span<const std::byte> model)
-      : reader_(model.first(std::min(model.size(), kMaxFlatbufferBytes)), kMaxVisits) {}
+  Walk(std::span<const std::byte> model, GpuConstants constants)
+      : reader_(model.first(std::min(model.size(), kMaxFlatbufferBytes)), kMaxVisits), constants_(constants) {}
+
+  // After run(): an operator looks up embeddings in float32.
+  bool float_lookup() const { return float_lookup_; }
 
   std::string run() {
     const FlatTable root = reader_.root();
@@ -68,7 +71,8 @@ class Walk {
       const FlatTable tensor = tensors.table(i);
       const std::string name(tensor.string(slot::kTensorName));
       const FlatTable quantization = tensor.table(slot::kQuantization);
-      if (quantization && quantization.scalar<uint8_t>(slot::kDetailsType) == kBlockwise) {
+      const bool blocks = quantization && quantization.scalar<uint8_t>(slot::kDetailsType) == kBlockwise;
+      if (blocks && (constants_ == GpuConstants::kCopied || tensor.scalar<int8_t>(slot::kType) != kInt4)) {
         obstacle_ = "weights quantised in blocks ('" + name + "') crash LiteRT's GPU accelerator";
       } else if (tensor.vector(slot::kShape, 4).size() > kMaxRank) {
         obstacle_ = "tensor '" + name + "' has more than " + std::to_string(kMaxRank) + " dimensions";
@@ -84,29 +88,39 @@ class Walk {
                                        static_cast<int32_t>(code.scalar<int8_t>(slot::kDeprecatedCode)));
       if (std::find(std::begin(kTried), std::end(kTried), builtin) == std::end(kTried)) {
         obstacle_ = "operator " + std::to_string(builtin) + " was not tried on LiteRT's GPU accelerator";
-      } else if (builtin == kFullyConnected) {
-        weights(tensors, op.vector(slot::kOpInputs, 4));
+      } else if (builtin == kFullyConnected || builtin == kEmbeddingLookup) {
+        weights(tensors, op.vector(slot::kOpInputs, 4), builtin == kEmbeddingLookup);
       }
     }
   }
 
-  void weights(const FlatVector& tensors, const FlatVector& inputs) {
+  void weights(const FlatVector& tensors, const FlatVector& inputs, bool lookup) {
     const int32_t at = inputs.size() > kWeights ? inputs.scalar<int32_t>(kWeights) : -1;
     if (at < 0 || static_cast<uint32_t>(at) >= tensors.size()) return;
     const FlatTable tensor = tensors.table(static_cast<uint32_t>(at));
     const int8_t type = tensor.scalar<int8_t>(slot::kType);
+    float_lookup_ = float_lookup_ || (lookup && type == kFloat32);
     if (type == kFloat32 || type == kInt8 || type == kInt4) return;
     obstacle_ = "weights '" + std::string(tensor.string(slot::kTensorName)) + "' have a type (" + std::to_string(type) +
                 ") that was not tried on LiteRT's GPU accelerator";
   }
 
   FlatReader reader_;
+  GpuConstants constants_;
   FlatVector codes_;
   std::string obstacle_;
+  bool float_lookup_ = false;
 };
 
 }  // namespace
 
-std::string gpu_obstacle(std::span<const std::byte> model) { return Walk(model).run(); }
+std::string gpu_obstacle(std::span<const std::byte> model, GpuConstants constants) {
+  return Walk(model, constants).run();
+}
+
+bool gpu_can_share(std::span<const std::byte> model) {
+  Walk walk(model, GpuConstants::kShared);
+  return walk.run().empty() && !walk.float_lookup();
+}
 
 }  // namespace tandem

@@ -7,6 +7,7 @@
 #include "base/sha256.h"
 #include "bundle/gpu_check.h"
 #include "engine/engine.h"
+#include "engine/gpu_memory.h"
 #include "engine/gpu_self_test.h"
 #include "litert/vulkan.h"
 #include "model/gpu_drafter.h"
@@ -48,19 +49,6 @@ Result<litert::VulkanDevice> find_device(const std::string& name, bool hardware)
                                     "; use backend='cpu'");
 }
 
-// A lower bound of what the device must hold: the weights as they are stored, and both sides of the cache.
-Status check_device_memory(const Bundle& bundle, const litert::VulkanDevice& device) {
-  uint64_t needed = bundle.find(kModelSection)->bytes;
-  for (const LayerSpec& layer : bundle.manifest().model.layers) {
-    needed += uint64_t{2} * 2 * sizeof(float) * static_cast<uint64_t>(bundle.manifest().context) *
-              static_cast<uint64_t>(layer.kv_heads) * static_cast<uint64_t>(layer.head_dim);
-  }
-  if (device.memory_bytes == 0 || needed <= device.memory_bytes) return {};
-  return {Code::kOutOfMemory, "'" + bundle.path() + "' needs at least " + gibibytes(needed) + " on the GPU but " +
-                                  device.name + " has " + gibibytes(device.memory_bytes) +
-                                  "; convert with a smaller --context or quantisation, or use backend='cpu'"};
-}
-
 // Begins the names of files about this bundle on this GPU.
 std::string gpu_name(const std::string& cache_name, const std::string& device) {
   const auto* bytes = reinterpret_cast<const std::byte*>(device.data());
@@ -76,14 +64,14 @@ std::string first_line(const std::filesystem::path& path) {
 
 }  // namespace
 
-Status Engine::load(const std::shared_ptr<const litert::Library>& library) {
+Status Engine::load() {
   TANDEM_RETURN_IF_ERROR(check_options(options_));
   if (options_.backend == "cpu") {
     backend_reason_ = "asked for";
-    TANDEM_RETURN_IF_ERROR(load_model(litert::create_environment(library)));
+    TANDEM_RETURN_IF_ERROR(load_cpu_model());
     return load_cpu();
   }
-  const Status status = load_gpu(library);
+  const Status status = load_gpu();
   if (status.ok()) return status;
   // An option that a GPU cannot honour is a reason for "auto", and a mistake where a GPU was asked for.
   const bool may_fall_back =
@@ -94,22 +82,33 @@ Status Engine::load(const std::shared_ptr<const litert::Library>& library) {
   drafter_model_.reset();
   model_.reset();
   backend_reason_ = "the CPU instead of the GPU: " + status.message();
-  TANDEM_RETURN_IF_ERROR(load_model(litert::create_environment(library)));
+  TANDEM_RETURN_IF_ERROR(load_cpu_model());
   return load_cpu();
 }
 
-Status Engine::load_gpu(const std::shared_ptr<const litert::Library>& library) {
-  const std::string obstacle = gpu_obstacle(bundle_.section(kModelSection));
-  if (!obstacle.empty()) {
-    return {Code::kBundle, "'" + bundle_.path() + "' cannot run on the GPU: " + obstacle +
-                               "; convert the model with --quant int4-channel or int8, or use backend='cpu'"};
-  }
+Result<bool> Engine::shares_constants(const litert::Library& library, const char* section) const {
+  const std::span<const std::byte> model = bundle_.section(section);
+  const bool shares = library.has_gpu() && gpu_can_share(model);
+  const std::string obstacle = gpu_obstacle(model, shares ? GpuConstants::kShared : GpuConstants::kCopied);
+  if (obstacle.empty()) return shares;
+  const bool drafter = std::string_view(section) == kDrafterSection;
+  return Status(Code::kBundle, (drafter ? "the drafter of '" : "'") + bundle_.path() + "' cannot run on the GPU: " +
+                                   obstacle + "; " +
+                                   (drafter ? "convert it with --drafter-quant int8, or use drafter='off'"
+                                            : "convert the model with --quant int4-channel or int8, or use "
+                                              "backend='cpu'"));
+}
+
+Status Engine::load_gpu() {
+  const std::filesystem::path path =
+      options_.gpu_library_path.empty() ? options_.library_path : options_.gpu_library_path;
+  TANDEM_ASSIGN_OR_RETURN(const auto library, litert::Library::open(path.string()));
+  TANDEM_RETURN_IF_ERROR(shares_constants(*library, kModelSection).status());
   const std::string name = options_.backend.starts_with(kNamed) ? options_.backend.substr(kNamed.size()) : "";
   TANDEM_ASSIGN_OR_RETURN(const litert::VulkanDevice device, find_device(name, options_.backend == "auto"));
 
-  const std::filesystem::path folder = std::filesystem::path(options_.library_path).parent_path();
-  TANDEM_RETURN_IF_ERROR(load_model(litert::create_gpu_environment(library, folder.string())));
-  TANDEM_RETURN_IF_ERROR(check_device_memory(bundle_, device));
+  TANDEM_RETURN_IF_ERROR(load_model(*library, litert::create_gpu_environment(library, path.parent_path().string())));
+  device_memory_ = device.memory_bytes;
   if (options_.backend == "auto") TANDEM_RETURN_IF_ERROR(self_test(device.name));
   if (target_ == nullptr) TANDEM_RETURN_IF_ERROR(create_gpu_target(device.name));
   gpu_ = true;
@@ -139,13 +138,6 @@ Status Engine::create_gpu_target(const std::string& device) {
     return {Code::kInvalidRequest, "drafter='on' on the GPU needs a bundle with a drafter (tandem convert --drafter)"};
   }
   const bool drafting = has_drafter && options_.drafter != "off";
-  if (drafting) {
-    const std::string obstacle = gpu_obstacle(bundle_.section(kDrafterSection));
-    if (!obstacle.empty()) {
-      return {Code::kBundle, "the drafter of '" + bundle_.path() + "' cannot run on the GPU: " + obstacle +
-                                 "; convert it with --drafter-quant int8, or use drafter='off'"};
-    }
-  }
   max_context_ = options_.max_context > 0 ? options_.max_context : manifest.context;
   kv_dtype_ = "f32";
   fast_ = false;
@@ -156,15 +148,23 @@ Status Engine::create_gpu_target(const std::string& device) {
   wishes.gpu.cache_name = gpu_name(cache_name_, device);
   wishes.hidden_size = manifest.model.hidden_size;
   wishes.verify = drafting;
+  const litert::Library& library = *environment_.library();
+  TANDEM_ASSIGN_OR_RETURN(wishes.gpu.share_constants, shares_constants(library, kModelSection));
+  memory_plan_ = plan_gpu_memory(bundle_, {wishes.gpu.share_constants, drafting, options_.prefix_cache_bytes});
+  TANDEM_RETURN_IF_ERROR(check_gpu_memory(bundle_, memory_plan_, device, device_memory_));
+  litert::GpuOptions drafter_gpu = wishes.gpu;
+  if (drafting) {
+    TANDEM_ASSIGN_OR_RETURN(drafter_gpu.share_constants, shares_constants(library, kDrafterSection));
+  }
   TANDEM_ASSIGN_OR_RETURN(auto target, GpuTarget::create(environment_, *model_, creation_mutex(), wishes));
   if (drafting) {
     TANDEM_ASSIGN_OR_RETURN(auto model,
                             litert::Model::from_fd(environment_, bundle_.fd(), section->offset, section->bytes));
     drafter_model_ = std::make_unique<litert::Model>(std::move(model));
-    TANDEM_ASSIGN_OR_RETURN(drafter_, GpuDrafter::create(*drafter_model_, *manifest.drafter, *target, wishes.gpu));
+    TANDEM_ASSIGN_OR_RETURN(drafter_, GpuDrafter::create(*drafter_model_, *manifest.drafter, *target, drafter_gpu));
   }
   target_ = std::move(target);
-  memory_plan_ = plan_memory(memory_inputs(bundle_, "portable", KvType::kF32, drafting), max_context_);
+  gpu_shares_weights_ = wishes.gpu.share_constants;
   return {};
 }
 

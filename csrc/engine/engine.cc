@@ -1,6 +1,8 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <chrono>
+#include <limits>
 #include <mutex>
 
 #include "base/cpu.h"
@@ -17,6 +19,13 @@ constexpr const char* kDrafterSection = "tf_lite_mtp_drafter";
 constexpr const char* kTokenizerSection = "tandem_tokenizer";
 
 }  // namespace
+
+uint64_t Engine::memory_for_caches() const {
+  if (!gpu_) return available_memory();
+  if (device_memory_ == 0) return std::numeric_limits<uint64_t>::max();
+  const MemoryPlan plan = memory_plan();
+  return device_memory_ - std::min(device_memory_, plan.total() - plan.cache);
+}
 
 std::mutex& Engine::creation_mutex() {
   static std::mutex mutex;
@@ -38,12 +47,10 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
   TANDEM_ASSIGN_OR_RETURN(auto words, Tokenizer::from_digest(digest));
   engine->tokenizer_ = std::make_unique<Tokenizer>(std::move(words));
 
-  TANDEM_ASSIGN_OR_RETURN(const auto library, litert::Library::open(options.library_path));
   engine->options_ = options;
-  engine->cache_name_ = bundle.hash().substr(0, 16) + "-" + cpu_name() + "-" + library->identity();
   TANDEM_RETURN_IF_ERROR(bundle.require(kModelSection).status());
   const std::lock_guard lock(creation_mutex());
-  TANDEM_RETURN_IF_ERROR(engine->load(library));
+  TANDEM_RETURN_IF_ERROR(engine->load());
   TANDEM_RETURN_IF_ERROR(engine->create_prefixes(options));
   litert::CpuOptions cpu;
   cpu.num_threads = engine->num_threads_;
@@ -56,12 +63,18 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
     mapped += engine->memory_plan_.weights;
   if (engine->drafter_cache_ != nullptr && !engine->drafter_cache_->path().empty())
     mapped += engine->memory_plan_.drafter;
-  engine->admission_ = std::make_unique<Admission>(path, mapped, [] { return available_memory(); });
+  engine->admission_ = std::make_unique<Admission>(path, mapped, [made = engine.get()] { return made->memory_for_caches(); });
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
 }
 
-Status Engine::load_model(Result<litert::Environment> environment) {
+Status Engine::load_cpu_model() {
+  TANDEM_ASSIGN_OR_RETURN(const auto library, litert::Library::open(options_.library_path));
+  return load_model(*library, litert::create_environment(library));
+}
+
+Status Engine::load_model(const litert::Library& library, Result<litert::Environment> environment) {
+  cache_name_ = bundle_.hash().substr(0, 16) + "-" + cpu_name() + "-" + library.identity();
   TANDEM_ASSIGN_OR_RETURN(environment_, std::move(environment));
   const SectionInfo* section = bundle_.find(kModelSection);
   TANDEM_ASSIGN_OR_RETURN(auto model,

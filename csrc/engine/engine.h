@@ -31,6 +31,7 @@ class Session;
 
 struct EngineOptions {
   std::string library_path;         // libLiteRt.so
+  std::string gpu_library_path;     // LiteRT for the GPU, if it is another library; best one that has the GPU built in
   int num_threads = 0;              // 0: the physical cores that this process may use
   int64_t max_context = 0;          // tokens; 0: what the bundle was converted for
   std::string cache_dir;            // packed weights; empty: memory
@@ -86,6 +87,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   bool native_steps() const;                                         // runs the layers without a graph
   int64_t step_rows() const { return active_.load()->step_rows(); }  // of all sessions that share a step; 1: none do
   bool on_gpu() const { return gpu_; }
+  bool gpu_shares_weights() const { return gpu_shares_weights_; }  // they lie on the device once, whatever graphs run
   std::string backend_reason() const;          // why this backend runs
   const litert::Transfers* transfers() const;  // of the GPU; nullptr on the CPU
   // After `failed` broke with `why`: loads the bundle for the CPU, once, if that was asked for. Else returns `why`.
@@ -99,9 +101,14 @@ class Engine : public std::enable_shared_from_this<Engine> {
  private:
   // The library wants environments and models created one at a time.
   static std::mutex& creation_mutex();
-  Status load(const std::shared_ptr<const litert::Library>& library);
-  Status load_model(Result<litert::Environment> environment);
-  Status load_gpu(const std::shared_ptr<const litert::Library>& library);
+  // Bytes that caches of sessions may take together: of the system now, or of the GPU in all.
+  uint64_t memory_for_caches() const;
+  Status load();
+  Status load_cpu_model();
+  Status load_model(const litert::Library& library, Result<litert::Environment> environment);
+  Status load_gpu();
+  // Whether the GPU of `library` can hold the constants of this section once; kBundle where the section cannot run there.
+  Result<bool> shares_constants(const litert::Library& library, const char* section) const;
   Status create_gpu_target(const std::string& device);
   // Whether GPU and CPU agree on this bundle; the verdict is remembered in the cache folder.
   Status self_test(const std::string& device);
@@ -144,6 +151,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::atomic<Target*> active_ = nullptr;
   std::atomic<DraftModel*> draft_ = nullptr;
   std::atomic<bool> gpu_ = false;
+  std::atomic<bool> gpu_shares_weights_ = false;
+  uint64_t device_memory_ = 0;  // of the GPU; 0: unknown
   // What ran on the GPU before the CPU took over: sessions may still hold its caches.
   std::unique_ptr<litert::Model> retired_drafter_model_;
   std::unique_ptr<Target> retired_;

@@ -52,14 +52,15 @@ Result<CompiledModel> compile_for_gpu(const Environment& environment, const Mode
   const Handle<RtOptions, &Library::DestroyOptions> guard(environment.library(), raw);
   TANDEM_RETURN_IF_ERROR(to_status(api.SetOptionsHardwareAccelerators(raw, kAcceleratorGpu), "accelerator"));
 
-  // Not `enable_constant_tensors_sharing`: with it the accelerator of ai-edge-litert 2.3 reads an object of
-  // libLiteRt.so as its own C++ library would lay it out, and the process dies, whatever the model. So every compiled
-  // signature has its own copy of the weights on the device.
+  // Without `enable_constant_tensors_sharing` every signature has its own copy of the weights on the device. With it the
+  // accelerator of ai-edge-litert 2.3 reads an object of libLiteRt.so as its own C++ library would lay it out, and the
+  // process dies, whatever the model.
   //
   // External tensors are read and written where they lie, without copies in between; such a tensor must not be input
   // and output of one run (the results would be wrong).
   std::string gpu = "backend = " + std::to_string(kWebGpu) + "\nprecision = " + std::to_string(kFloat32Precision) +
                     "\nexternal_tensor_patterns = [\"kv_cache_\"]\n";
+  if (options.share_constants) gpu += "enable_constant_tensors_sharing = true\n";
   const ProgramCache cache(options.cache_dir, options.cache_name);
   if (!cache.folder().empty()) {
     TANDEM_ASSIGN_OR_RETURN(const std::string folder, toml_string(cache.folder()));

@@ -15,12 +15,14 @@
 
 namespace tandem::litert {
 
-// An environment that knows the CPU and the GPU. `folder`: where the accelerator's library lies, beside libLiteRt.so.
+// An environment that knows the CPU and the GPU. `folder`: where the accelerator's library lies, beside libLiteRt.so; of
+// no use where the library has_gpu().
 // kBackend when there is none that this LiteRT accepts. No driver is touched before the first model is compiled.
 Result<Environment> create_gpu_environment(std::shared_ptr<const Library> library, const std::string& folder);
 
 // All is computed in float32: positions, masks and the squares of norms leave float16's range.
 struct GpuOptions {
+  bool share_constants = false;             // once on the device for all signatures; only where the library has_gpu()
   std::string cache_dir, cache_name;        // of compiled programs; an empty folder: none are kept
   std::vector<std::string> signature_keys;  // compile these only
 };

@@ -23,6 +23,9 @@ Result<std::shared_ptr<const Library>> Library::open(const std::string& path) {
     return Status(Code::kBackend, "the LiteRT library '" + path + "' lacks " + missing +
                                       "; ai-edge-litert >= 2.3, < 2.4 is the tested range");
   }
+  const auto* const* accelerator =
+      static_cast<const void* const*>(dlsym(handle, "LiteRtStaticLinkedAcceleratorGpuDef"));  // a variable
+  library->has_gpu_ = accelerator != nullptr && *accelerator != nullptr;
   struct stat info {};
   if (stat(path.c_str(), &info) == 0) {
     library->identity_ = std::to_string(info.st_size) + "-" + std::to_string(info.st_mtime);

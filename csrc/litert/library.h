@@ -1,4 +1,5 @@
-// libLiteRt.so, opened at run time: nothing is linked, so one build serves every place the library may lie in.
+// libLiteRt.so, or another library with LiteRT's C API, opened at run time: nothing is linked, so one build serves every
+// place the library may lie in.
 // Thread-safe after open(). Depends on base.
 #pragma once
 
@@ -21,12 +22,17 @@ class Library {
   TANDEM_LITERT_FUNCTIONS(TANDEM_LITERT_MEMBER)
 #undef TANDEM_LITERT_MEMBER
 
+  // Whether a GPU accelerator is part of the library itself, as in liblitert-lm.so, and not a file beside it: only such
+  // a one can look into the library's C++ objects, which sharing constants takes.
+  bool has_gpu() const { return has_gpu_; }
+
   // Identity of the file (size and modification time), part of the weight cache's name: packed weights must not
   // survive a change of the library that packed them.
   const std::string& identity() const { return identity_; }
 
  private:
   std::string identity_;
+  bool has_gpu_ = false;
 };
 
 // The library's name of a status number, for messages.

@@ -73,7 +73,8 @@ class GpuTarget::Cache : public TargetCache {
   }
   // Through this side: LiteRT copies nothing on the device.
   Result<std::unique_ptr<TargetCache>> clone() const override;
-  uint64_t used_bytes() const override { return bytes(); }
+  // What may be taken is counted for the device as a whole, not by what is left of it.
+  uint64_t used_bytes() const override { return 0; }
   int64_t resume_from() const override { return 1; }
   std::vector<PageUse> pages() const override {
     std::vector<PageUse> all;
@@ -116,12 +117,15 @@ Result<std::unique_ptr<GpuTarget>> GpuTarget::create(const litert::Environment& 
   for (const litert::TensorInfo& output : step->outputs) {
     if (output.name == "logits") target->vocab_size_ = output.shape().back();
   }
+  const litert::Signature* prefill = largest(model, kEmbedded, kPrefillRows);
+  if (prefill == nullptr || prefill->key == "embedded_prefill_1") prefill = largest(model, kPrefill, kPrefillRows);
+  target->keys_ = {step->key};
+  if (prefill != nullptr) target->keys_.push_back(prefill->key);
+  TANDEM_RETURN_IF_ERROR(target->compile());
   TANDEM_ASSIGN_OR_RETURN(target->step_, target->make_step(*step));
   if (target->step_.logits < 0 || target->vocab_size_ < 1 || (wishes.verify && target->step_.activations < 0)) {
     return malformed(std::string("'") + key + "' has no logits or activations");
   }
-  const litert::Signature* prefill = largest(model, kEmbedded, kPrefillRows);
-  if (prefill == nullptr || prefill->key == "embedded_prefill_1") prefill = largest(model, kPrefill, kPrefillRows);
   if (prefill != nullptr) {
     TANDEM_ASSIGN_OR_RETURN(target->prefill_, target->make_step(*prefill));
   }
@@ -139,17 +143,21 @@ Status GpuTarget::warm_up() {
   return run_checked(*spare_, 0, ids);
 }
 
+Status GpuTarget::compile() {
+  litert::GpuOptions options = wishes_.gpu;
+  options.signature_keys = keys_;
+  for (const std::string& key : keys_) options.cache_name += "-" + key;
+  compiled_ = {};
+  TANDEM_ASSIGN_OR_RETURN(compiled_, litert::compile_for_gpu(environment_, model_, options));
+  return {};
+}
+
 Result<GpuTarget::Step> GpuTarget::make_step(const litert::Signature& signature) {
   Step step;
   step.signature = &signature;
-  litert::GpuOptions options = wishes_.gpu;
-  options.signature_keys = {signature.key};
-  options.cache_name += "-" + signature.key;
-  TANDEM_ASSIGN_OR_RETURN(step.compiled, litert::compile_for_gpu(environment_, model_, options));
-
   const auto own = [&](std::size_t index, bool output) -> Status {
     TANDEM_ASSIGN_OR_RETURN(
-        auto tensor, litert::DeviceTensor::create(environment_, step.compiled, signature, index, output, &transfers_));
+        auto tensor, litert::DeviceTensor::create(environment_, compiled_, signature, index, output, &transfers_));
     (output ? step.outputs : step.inputs).push_back(tensor.buffer());
     step.owned.push_back(std::move(tensor));
     return {};
@@ -251,8 +259,8 @@ Result<std::unique_ptr<GpuTarget::Cache>> GpuTarget::make_cache() {
     for (std::size_t i = 0; i < step_.signature->inputs.size(); ++i) {
       if (!is_kv_name(step_.signature->inputs[i].name)) continue;
       if (&side == &cache->sides[0]) cache->names.push_back(step_.signature->inputs[i].name);
-      TANDEM_ASSIGN_OR_RETURN(auto tensor, litert::DeviceTensor::create(environment_, step_.compiled, *step_.signature,
-                                                                        i, false, &transfers_));
+      TANDEM_ASSIGN_OR_RETURN(auto tensor, litert::DeviceTensor::create(environment_, compiled_, *step_.signature, i,
+                                                                        false, &transfers_));
       side.push_back(std::move(tensor));
     }
   }
@@ -297,6 +305,7 @@ Status GpuTarget::upload(const Step& step, int64_t start, std::span<const int32_
 
 Status GpuTarget::run(Step& step, Cache& cache, int64_t start, std::span<const int32_t> ids,
                       std::span<const SoftRows> soft) {
+  if (compiled_.get() == nullptr) return {Code::kBackend, "the GPU holds no model after an error; open the bundle again"};
   TANDEM_RETURN_IF_ERROR(upload(step, start, ids, soft));
   std::vector<litert::RtTensorBuffer> inputs = step.inputs, outputs = step.outputs;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -314,7 +323,7 @@ Status GpuTarget::run(Step& step, Cache& cache, int64_t start, std::span<const i
     TANDEM_RETURN_IF_ERROR(cache.sides[1 - cache.current][witness].write(values.data()));
   }
   transfers_.runs += 1;
-  TANDEM_RETURN_IF_ERROR(step.compiled.run(*step.signature, inputs, outputs));
+  TANDEM_RETURN_IF_ERROR(compiled_.run(*step.signature, inputs, outputs));
   cache.current = 1 - cache.current;
   if (step.proven) return {};
   // A run that the device cannot make, for want of memory, is dropped without a word.
@@ -331,6 +340,14 @@ Result<GpuTarget::Step*> GpuTarget::embedded_step(int64_t position, int64_t take
   }
   if (prefill_.signature == signature) return &prefill_;
   const std::lock_guard lock(creation_);
+  keys_.push_back(signature->key);
+  if (const Status status = compile(); !status.ok()) {  // most likely there is no memory for it: text may go on
+    keys_.pop_back();
+    TANDEM_RETURN_IF_ERROR(compile());
+    return status;
+  }
+  for (Step* step : {&step_, &prefill_}) step->proven = false;
+  for (Step& step : embedded_) step.proven = false;
   TANDEM_ASSIGN_OR_RETURN(Step step, make_step(*signature));
   return &embedded_.emplace_back(std::move(step));
 }

@@ -1,7 +1,7 @@
 // The target model on the GPU: the bundle's portable signatures on LiteRT's accelerator, `decode` (or `verify`, with a
 // drafter) for steps with logits, and for prompts one `embedded_prefill_N` or, where the bundle takes no media,
-// `prefill_N`; a larger one is compiled when the first image comes that needs it. Every compiled signature has its own
-// copy of the weights on the device, so no more are compiled.
+// `prefill_N`; a larger one comes in when the first image needs it. They are compiled together, so that they share the
+// weights on the device where LiteRT can; where it cannot, each has its own, and therefore there are no more.
 //
 // Keys and values stay on the device, in two sets of buffers: a run reads one and writes the other (in place the
 // accelerator computes wrong results when it works on the buffers directly, and else copies twice as much). Ids or
@@ -69,7 +69,6 @@ class GpuTarget : public Target {
   // One compiled signature with its own tensors; those of the cache are bound per call.
   struct Step {
     const litert::Signature* signature = nullptr;
-    litert::CompiledModel compiled;
     int64_t rows = 0;
     bool proven = false;  // the device was seen to run it
     std::vector<litert::DeviceTensor> owned;
@@ -88,6 +87,8 @@ class GpuTarget : public Target {
   GpuTarget(const litert::Environment& environment, const litert::Model& model, std::mutex& creation, Wishes wishes);
 
   Status score(ScoreItem& item);
+  // Compiles the signatures of `keys_`, which frees what was compiled before first.
+  Status compile();
   Result<Step> make_step(const litert::Signature& signature);
   Status make_lookups();
   // The largest step for media that holds `take` rows at `position` inside the context, compiled on first use; nullptr
@@ -109,6 +110,8 @@ class GpuTarget : public Target {
   std::mutex& creation_;
   Wishes wishes_;
   litert::Transfers transfers_;
+  std::vector<std::string> keys_;   // of the signatures in compiled_
+  litert::CompiledModel compiled_;  // empty after a failure
   Step step_;                           // with logits
   Step prefill_;                        // no signature where the bundle has none that fits
   std::list<Step> embedded_;            // once there is media that prefill_ cannot take

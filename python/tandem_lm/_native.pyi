@@ -93,6 +93,7 @@ class Engine:
         prefix_cache_dir: str = "",  # "": memory alone
         backend: str = "cpu",
         fallback: str = "none",
+        gpu_library: str = "",  # path of LiteRT for the GPU; "": library
     ) -> None: ...
     on_gpu: bool
     def transfers(self) -> dict[str, int] | None: ...  # None on the CPU

@@ -113,6 +113,7 @@ class Engine(ProcessBound):
         where = open_path(path)
         native = native_module()
         litert = str(library.litert_library())
+        gpu_litert = library.gpu_library() if backend != "cpu" else ""
         refused = gpu.prepare(backend) if backend != "cpu" else ""
         if refused:  # a driver that would take this process down is not let in
             if backend != "auto" and fallback != "cpu":
@@ -132,6 +133,7 @@ class Engine(ProcessBound):
                 folder,
                 backend,
                 fallback,
+                gpu_litert,
             )
             self._refused = refused
             self._info = self._read_info()

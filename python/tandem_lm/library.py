@@ -11,6 +11,8 @@ from .errors import BackendError, FileError
 
 DISTRIBUTION, MODULE, FILE = "ai-edge-litert", "ai_edge_litert", "libLiteRt.so"
 OLDEST, NEXT = (2, 3, 0), (2, 4, 0)  # tested: OLDEST <= version < NEXT; keep in step with pyproject.toml
+GPU_DISTRIBUTION, GPU_MODULE, GPU_FILE = "litert-lm-api", "litert_lm", "liblitert-lm.so"
+GPU_VERSIONS = ("0.18.1",)  # tested; its interface to LiteRT is not documented, so no other is taken
 _REMEDY = "pip install 'ai-edge-litert>={}.{}.{},<{}.{}'".format(*OLDEST, *NEXT[:2])
 
 
@@ -21,12 +23,33 @@ def litert_library() -> Path:
     except metadata.PackageNotFoundError:
         raise BackendError(f"LiteRT is not installed: {_REMEDY}") from None
     check_version(version)
-    spec = util.find_spec(MODULE)  # finds the folder without importing the package
-    for folder in (spec.submodule_search_locations if spec else None) or ():
-        path = Path(folder) / FILE
-        if path.is_file():
-            return path
+    for path in _package_files(MODULE, FILE):
+        return path
     raise BackendError(f"{FILE} is missing from the installed {DISTRIBUTION} {version}: reinstall it, {_REMEDY}")
+
+
+def gpu_library() -> str:
+    """Path of the LiteRT that GPUs run by, or "" for the one that the CPU runs by.
+
+    $TANDEM_GPU_LIBRARY, else liblitert-lm.so of the installed litert-lm-api, if its version was tested: it has the GPU
+    accelerator built in, which thus can keep weights once for all graphs, and weights in blocks.
+    """
+    named = os.environ.get("TANDEM_GPU_LIBRARY")
+    if named is not None:
+        return named
+    try:
+        if metadata.version(GPU_DISTRIBUTION) not in GPU_VERSIONS:
+            return ""
+    except metadata.PackageNotFoundError:
+        return ""
+    return next((str(path) for path in _package_files(GPU_MODULE, GPU_FILE)), "")
+
+
+def _package_files(module: str, name: str) -> list[Path]:
+    """Where the file lies in an installed package, which is not imported."""
+    spec = util.find_spec(module)
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    return [path for path in (Path(folder) / name for folder in folders) if path.is_file()]
 
 
 def check_version(version: str) -> None:

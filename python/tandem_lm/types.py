@@ -38,9 +38,10 @@ class EngineInfo:
     graph: str  # which of the bundle's graphs run: "fast" or "portable"
     step_rows: int  # tokens that one step can have, drafts and those of other sessions included; 1: sessions take turns
     native_steps: bool  # the layers run without a graph: this CPU and these weights allow it
-    memory: Mapping[str, int]  # bytes by part, as planned with one session of max_context tokens
+    memory: Mapping[str, int]  # bytes by part, as planned with one session of max_context tokens; on a GPU, of it
     backend: str = "cpu"  # or "gpu"
     backend_reason: str = ""  # why it is this one; the GPU's name
+    gpu_shares_weights: bool = False  # they lie on the GPU once; else once for every graph that runs there
     has_drafter: bool = False
     modalities: tuple[str, ...] = ("text",)  # and "image", "audio", "video" where the model takes them
     media: Mapping[str, Any] = field(default_factory=dict)  # sizes and token ids of images and sound, as in the bundle
@@ -74,6 +75,7 @@ class EngineInfo:
             memory=dict(info["memory"]),
             backend=info["backend"],
             backend_reason=info["backend_reason"],
+            gpu_shares_weights=info["gpu_shares_weights"],
             has_drafter=info["has_drafter"],
             modalities=_modalities(manifest.get("media") or {}),
             media=manifest.get("media") or {},

@@ -6,9 +6,12 @@
 //   lost:N        the device is lost at submission N
 //   discrete      none, but the device says that it is a discrete GPU
 //   wrong         as discrete, and every 50th dispatch is left out
+// The file FAULTY_VULKAN_MEMORY, where given, always says how many bytes of device memory are taken, and the most so far.
 #include <dlfcn.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +31,7 @@ static GetProcAddr real_instance_address, real_device_address;
 static VkResult (*real_submit)(void*, uint32_t, const void*, uint64_t);
 static VkResult (*real_submit2)(void*, uint32_t, const void*, uint64_t);
 static VkResult (*real_allocate)(void*, const AllocateInfo*, const void*, void*);
+static void (*real_free)(void*, uint64_t, const void*);
 static VkResult (*real_wait)(void*, uint32_t, const uint64_t*, uint32_t, uint64_t);
 static void (*real_dispatch)(void*, uint32_t, uint32_t, uint32_t);
 static void (*real_properties)(void*, uint32_t*);
@@ -87,11 +91,47 @@ static VkResult wait_for_fences(void* device, uint32_t count, const uint64_t* fe
   return lost(0) ? kDeviceLost : real_wait(device, count, fences, all, timeout);
 }
 
+// Device memory that is there now, to know the size of what is freed. Enough for any test; the rest is not counted.
+static struct {
+  uint64_t memory, size;
+} held[4096];
+static pthread_mutex_t held_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint64_t live_bytes, most_bytes;
+
+// Enters `memory` of `size` bytes, or takes it out (size 0), and writes the report.
+static void account(uint64_t memory, uint64_t size) {
+  const char* path = getenv("FAULTY_VULKAN_MEMORY");
+  if (path == NULL || memory == 0) return;
+  pthread_mutex_lock(&held_lock);
+  const uint64_t wanted = size > 0 ? 0 : memory;
+  for (size_t i = 0; i < sizeof held / sizeof *held; ++i) {
+    if (held[i].memory != wanted) continue;
+    live_bytes += size > 0 ? size : -held[i].size;
+    held[i].memory = size > 0 ? memory : 0;
+    held[i].size = size;
+    break;
+  }
+  if (live_bytes > most_bytes) most_bytes = live_bytes;
+  FILE* report = fopen(path, "w");
+  if (report != NULL) {
+    fprintf(report, "%llu %llu\n", (unsigned long long)live_bytes, (unsigned long long)most_bytes);
+    fclose(report);
+  }
+  pthread_mutex_unlock(&held_lock);
+}
+
 static VkResult allocate(void* device, const AllocateInfo* info, const void* allocator, void* memory) {
   const long long most = limit("memory");
   if (most >= 0 && bytes + (long long)info->size > most) return kOutOfDeviceMemory;
   bytes += (long long)info->size;
-  return real_allocate(device, info, allocator, memory);
+  const VkResult result = real_allocate(device, info, allocator, memory);
+  if (result == 0) account(*(uint64_t*)memory, info->size);
+  return result;
+}
+
+static void release(void* device, uint64_t memory, const void* allocator) {
+  account(memory, 0);
+  real_free(device, memory, allocator);
 }
 
 static void dispatch(void* commands, uint32_t x, uint32_t y, uint32_t z) {
@@ -110,6 +150,7 @@ static Function device_address(void* device, const char* name) {
   if (strcmp(name, "vkQueueSubmit2") == 0) return real_submit2 = (void*)real, (Function)submit2;
   if (strcmp(name, "vkWaitForFences") == 0) return real_wait = (void*)real, (Function)wait_for_fences;
   if (strcmp(name, "vkCmdDispatch") == 0) return real_dispatch = (void*)real, (Function)dispatch;
+  if (strcmp(name, "vkFreeMemory") == 0) return real_free = (void*)real, (Function)release;
   if (strcmp(name, "vkAllocateMemory") == 0) return real_allocate = (void*)real, (Function)allocate;
   return real;
 }

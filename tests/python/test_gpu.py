@@ -17,7 +17,7 @@ from tandem_converter.convert import convert
 from tandem_converter.quantize import dequantize, quantize
 from tandem_converter.recipe import Recipe
 from tandem_converter.source import Source, open_source
-from tandem_lm import gpu
+from tandem_lm import gpu, library
 from tandem_lm.cli import main
 
 CONTEXT = 128
@@ -58,6 +58,15 @@ def prompt(engine: tl.Engine, length: int, seed: int = 0) -> list[int]:
 
 def difference(got: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def choose_library(monkeypatch: pytest.MonkeyPatch, shared: bool) -> None:
+    """LiteRT for the GPU: the one that shares weights between graphs, or the CPU's, which cannot."""
+    monkeypatch.delenv("TANDEM_GPU_LIBRARY", raising=False)
+    if not shared:
+        monkeypatch.setenv("TANDEM_GPU_LIBRARY", "")
+    elif not library.gpu_library():
+        pytest.skip("litert-lm-api is not installed (or another version than the tested one)")
 
 
 def text(engine: tl.Engine, ids: list[int], count: int, drafter: str = "off") -> list[int]:
@@ -112,9 +121,20 @@ class Dequantised:
         return self.tensor(name)[start:stop]
 
 
-@pytest.mark.parametrize("quant", ["int8", "int4-channel"])
-def test_quantised_weights(tmp_path: Path, checkpoint: Callable[[str], Path], bundle: Bundles, quant: str) -> None:
+@pytest.mark.parametrize(
+    ("quant", "shared"),
+    [("int8", True), ("int8", False), ("int4-channel", True), ("int4-channel", False), ("int4-block32", True)],
+)
+def test_quantised_weights(
+    tmp_path: Path,
+    checkpoint: Callable[[str], Path],
+    bundle: Bundles,
+    monkeypatch: pytest.MonkeyPatch,
+    quant: str,
+    shared: bool,
+) -> None:
     """Against the CPU in float32 with the very same weights; with int8 it would quantise the activations as well."""
+    choose_library(monkeypatch, shared)
     convert(Dequantised(open_source(checkpoint("gemma4")), Recipe.load(quant)), tmp_path / "f32.litertlm", quant="f32",
             context=CONTEXT)  # fmt: skip
     exact = tl.Engine(tmp_path / "f32.litertlm", kv_dtype="f32")
@@ -123,6 +143,7 @@ def test_quantised_weights(tmp_path: Path, checkpoint: Callable[[str], Path], bu
         session = on_gpu.session()
         session.prefill(ids[:20])
         assert difference(session.logits(ids[20:]), cpu.session().logits(ids)[20:]) < TOLERANCE
+        assert on_gpu.info.gpu_shares_weights == shared
 
 
 def test_rewind_then_another_continuation(pair: tuple[tl.Engine, tl.Engine]) -> None:
@@ -284,8 +305,12 @@ def test_a_decode_step_with_a_drafter_moves_no_cache(drafting: tuple[tl.Engine, 
 
 # ----------------------------------------------------------------------------------------------------- what is refused
 @pytest.mark.parametrize("block", ["int4-block32", "int4-block128"])
-def test_weights_in_blocks_are_refused(tmp_path: Path, checkpoint: Callable[[str], Path], block: str) -> None:
-    """One such matrix ends the process in LiteRT's accelerator, so this test would not end if one came through."""
+def test_weights_in_blocks_are_refused(
+    tmp_path: Path, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, block: str
+) -> None:
+    """One such matrix ends the process in LiteRT's accelerator where it does not share weights, so this test would not
+    end if one came through."""
+    choose_library(monkeypatch, shared=False)
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({r"layers\.2\.down\.weight": block, "default": "int8"}))
     path = tmp_path / "model.litertlm"

@@ -109,7 +109,7 @@ def test_damaged_programs_are_made_again(
         assert status == 0, errors
         assert lines[1:-2] == expected
         programs = sorted(tmp_path.glob("*.programs"))
-        assert len(programs) == 2  # decode, prefill_64
+        assert len(programs) == 1  # of decode and embedded_prefill_64
         for file in programs:
             stamp = file.with_name(file.name + ".sha256").read_text().strip()
             assert hashlib.sha256(file.read_bytes()).hexdigest() == stamp, damage
