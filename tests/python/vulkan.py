@@ -54,11 +54,15 @@ class FaultyGpu:
         icd = {"library_path": str(library), "api_version": "1.0.5"}
         self._manifest.write_text(json.dumps({"file_format_version": "1.0.0", "ICD": icd}))
 
-    def run(self, fault: str, code: str, *arguments: str, cache: Path | None = None) -> tuple[int, list[str], str]:
+    def run(
+        self, fault: str, code: str, *arguments: str, cache: Path | None = None, memory: Path | None = None
+    ) -> tuple[int, list[str], str]:
         """Runs Python code in a process with this GPU; its exit status, the lines of stdout that begin with "> ", and
-        stderr."""
+        stderr. The file `memory` says meanwhile how many bytes of device memory are taken, and the most so far."""
         variables = {"VK_DRIVER_FILES": str(self._manifest), "VK_ICD_FILENAMES": str(self._manifest)}
         variables |= {"FAULTY_VULKAN_REAL": str(DRIVER), "FAULTY_VULKAN_FAULT": fault}
+        if memory is not None:
+            variables["FAULTY_VULKAN_MEMORY"] = str(memory)
         if cache is not None:
             variables["TANDEM_CACHE_DIR"] = str(cache)
         done = subprocess.run(
