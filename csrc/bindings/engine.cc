@@ -39,8 +39,8 @@ void init_engine(py::module_& module) {
                        const std::string& drafter, uint64_t prefix_cache_bytes, const std::string& prefix_cache_dir,
                        const std::string& backend, const std::string& fallback, const std::string& gpu_library) {
              const py::gil_scoped_release nogil;
-             return take(Engine::open(path, {library, gpu_library, num_threads, max_context, cache_dir, kv_dtype, graph, drafter,
-                                             prefix_cache_bytes, prefix_cache_dir, backend, fallback}));
+             return take(Engine::open(path, {library, gpu_library, num_threads, max_context, cache_dir, kv_dtype, graph,
+                                             drafter, prefix_cache_bytes, prefix_cache_dir, backend, fallback}));
            }),
            py::arg("path"), py::arg("library"), py::arg("num_threads") = 0, py::arg("max_context") = 0,
            py::arg("cache_dir") = "", py::arg("kv_dtype") = "f16", py::arg("graph") = "auto",

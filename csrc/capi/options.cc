@@ -80,6 +80,7 @@ Result<EngineOptions> engine_options(const tandem_engine_options* options) {
   if (out.library_path.empty()) {
     return Status(Code::kInvalidRequest, "litert_library is empty; give the path of libLiteRt.so, or NULL");
   }
+  out.gpu_library_path = given.gpu_library != nullptr ? given.gpu_library : variable("TANDEM_GPU_LIBRARY");
   out.num_threads = static_cast<int>(given.num_threads);
   out.max_context = given.max_context;
   out.cache_dir = given.cache_dir != nullptr ? given.cache_dir : default_cache_dir();

@@ -92,8 +92,8 @@ Result<bool> Engine::shares_constants(const litert::Library& library, const char
   const std::string obstacle = gpu_obstacle(model, shares ? GpuConstants::kShared : GpuConstants::kCopied);
   if (obstacle.empty()) return shares;
   const bool drafter = std::string_view(section) == kDrafterSection;
-  return Status(Code::kBundle, (drafter ? "the drafter of '" : "'") + bundle_.path() + "' cannot run on the GPU: " +
-                                   obstacle + "; " +
+  return Status(Code::kBundle, (drafter ? "the drafter of '" : "'") + bundle_.path() +
+                                   "' cannot run on the GPU: " + obstacle + "; " +
                                    (drafter ? "convert it with --drafter-quant int8, or use drafter='off'"
                                             : "convert the model with --quant int4-channel or int8, or use "
                                               "backend='cpu'"));
@@ -121,9 +121,6 @@ Status Engine::load_gpu() {
 
 Status Engine::create_gpu_target(const std::string& device) {
   const Manifest& manifest = bundle_.manifest();
-  if (options_.prefix_cache_bytes > 0 || !options_.prefix_cache_dir.empty()) {
-    return {Code::kInvalidRequest, "prefix_cache keeps caches of the CPU only; leave it out, or use backend='cpu'"};
-  }
   if (options_.graph == "fast") {
     return {Code::kInvalidRequest, "graph='fast' runs on the CPU only; leave graph at 'auto', or use backend='cpu'"};
   }
@@ -150,7 +147,7 @@ Status Engine::create_gpu_target(const std::string& device) {
   wishes.verify = drafting;
   const litert::Library& library = *environment_.library();
   TANDEM_ASSIGN_OR_RETURN(wishes.gpu.share_constants, shares_constants(library, kModelSection));
-  memory_plan_ = plan_gpu_memory(bundle_, {wishes.gpu.share_constants, drafting, options_.prefix_cache_bytes});
+  memory_plan_ = plan_gpu_memory(bundle_, {wishes.gpu.share_constants, drafting});
   TANDEM_RETURN_IF_ERROR(check_gpu_memory(bundle_, memory_plan_, device, device_memory_));
   litert::GpuOptions drafter_gpu = wishes.gpu;
   if (drafting) {
@@ -222,6 +219,7 @@ Status Engine::fall_back(const Target& failed, const Status& why) {
   if (&failed != active_) return {};  // another session was first
   if (!gpu_ || options_.fallback != "cpu") return why;
   const std::lock_guard creating(creation_mutex());
+  kept_ = nullptr;  // caches of the GPU's; the CPU begins without any
   retired_ = std::move(target_);
   retired_drafter_ = std::move(drafter_);
   retired_drafter_model_ = std::move(drafter_model_);

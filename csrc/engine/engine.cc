@@ -63,7 +63,8 @@ Result<std::shared_ptr<Engine>> Engine::open(const std::string& path, const Engi
     mapped += engine->memory_plan_.weights;
   if (engine->drafter_cache_ != nullptr && !engine->drafter_cache_->path().empty())
     mapped += engine->memory_plan_.drafter;
-  engine->admission_ = std::make_unique<Admission>(path, mapped, [made = engine.get()] { return made->memory_for_caches(); });
+  engine->admission_ =
+      std::make_unique<Admission>(path, mapped, [made = engine.get()] { return made->memory_for_caches(); });
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
 }
@@ -146,14 +147,16 @@ Status Engine::create_prefixes(const EngineOptions& options) {
     return {Code::kInvalidRequest,
             "prefix_cache_dir is '" + options.prefix_cache_dir + "' but prefix_cache is 0 bytes; give it a budget"};
   }
-  if (!fast_ && !options.prefix_cache_dir.empty()) {
+  if (!fast_ && !gpu_ && !options.prefix_cache_dir.empty()) {
     return {Code::kInvalidRequest,
             "prefix_cache_dir needs the fast graphs; leave graph at 'auto', or keep prefixes in memory alone"};
   }
   // The context decides how the sliding layers are laid out.
-  const std::string name = bundle_.hash().substr(0, 16) + "-" + kv_dtype_ + "-" + std::to_string(max_context_);
+  const std::string name =
+      bundle_.hash().substr(0, 16) + "-" + kv_dtype_ + "-" + std::to_string(max_context_) + (gpu_ ? "-gpu" : "");
   TANDEM_ASSIGN_OR_RETURN(
       prefixes_, PrefixStore::open(*target_, digest(), options.prefix_cache_bytes, options.prefix_cache_dir, name));
+  kept_ = prefixes_.get();
   return {};
 }
 

@@ -73,7 +73,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   // Runs steps by the scheduler only; after fall_back() another one.
   Target& target() { return *active_; }
   Scheduler& scheduler() { return *scheduler_; }
-  PrefixStore* prefixes() { return prefixes_.get(); }  // nullptr when none are kept
+  PrefixStore* prefixes() { return kept_; }  // nullptr when none are kept
   // Identifies the bundle in the files of sessions and prefixes.
   Sha256Digest digest() const;
   DraftModel* drafter() { return draft_; }  // nullptr when there is none
@@ -88,8 +88,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   int64_t step_rows() const { return active_.load()->step_rows(); }  // of all sessions that share a step; 1: none do
   bool on_gpu() const { return gpu_; }
   bool gpu_shares_weights() const { return gpu_shares_weights_; }  // they lie on the device once, whatever graphs run
-  std::string backend_reason() const;          // why this backend runs
-  const litert::Transfers* transfers() const;  // of the GPU; nullptr on the CPU
+  std::string backend_reason() const;                              // why this backend runs
+  const litert::Transfers* transfers() const;                      // of the GPU; nullptr on the CPU
   // After `failed` broke with `why`: loads the bundle for the CPU, once, if that was asked for. Else returns `why`.
   Status fall_back(const Target& failed, const Status& why);
   std::string kv_dtype() const;
@@ -107,7 +107,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   Status load_cpu_model();
   Status load_model(const litert::Library& library, Result<litert::Environment> environment);
   Status load_gpu();
-  // Whether the GPU of `library` can hold the constants of this section once; kBundle where the section cannot run there.
+  // Whether the GPU of `library` can hold the constants of this section once; kBundle where the section cannot run
+  // there.
   Result<bool> shares_constants(const litert::Library& library, const char* section) const;
   Status create_gpu_target(const std::string& device);
   // Whether GPU and CPU agree on this bundle; the verdict is remembered in the cache folder.
@@ -150,6 +151,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::string cache_name_;
   std::atomic<Target*> active_ = nullptr;
   std::atomic<DraftModel*> draft_ = nullptr;
+  std::atomic<PrefixStore*> kept_ = nullptr;  // those of the target that runs
   std::atomic<bool> gpu_ = false;
   std::atomic<bool> gpu_shares_weights_ = false;
   uint64_t device_memory_ = 0;  // of the GPU; 0: unknown

@@ -28,18 +28,17 @@ MemoryPlan plan_gpu_memory(const Bundle& bundle, const GpuMemoryInputs& inputs) 
   }
   const uint64_t rows = inputs.drafter ? kVerifyRows : 1;
   plan.activations = kFloat * rows * static_cast<uint64_t>(manifest.model.vocab_size) + kFloat * kPrefillRows * context;
-  plan.prefixes = inputs.prefix_bytes;
   return plan;
 }
 
 Status check_gpu_memory(const Bundle& bundle, const MemoryPlan& plan, const std::string& device,
                         uint64_t device_bytes) {
   if (device_bytes == 0 || plan.total() <= device_bytes) return {};
-  return {Code::kOutOfMemory,
-          "'" + bundle.path() + "' needs at least " + gibibytes(plan.total()) + " on the GPU (" +
-              gibibytes(plan.weights + plan.drafter) + " for weights, " + gibibytes(plan.cache) +
-              " for a session with its context of " + std::to_string(plan.context) + ") but " + device + " has " +
-              gibibytes(device_bytes) + "; convert with a smaller --context or quantisation, or use backend='cpu'"};
+  return {Code::kOutOfMemory, "'" + bundle.path() + "' needs at least " + gibibytes(plan.total()) + " on the GPU (" +
+                                  gibibytes(plan.weights + plan.drafter) + " for weights, " + gibibytes(plan.cache) +
+                                  " for a session with its context of " + std::to_string(plan.context) + ") but " +
+                                  device + " has " + gibibytes(device_bytes) +
+                                  "; convert with a smaller --context or quantisation, or use backend='cpu'"};
 }
 
 }  // namespace tandem

@@ -14,13 +14,12 @@ namespace tandem {
 struct GpuMemoryInputs {
   bool shares_weights = false;  // the model's lie there once; else once for each of its graphs, of which two run
   bool drafter = false;
-  uint64_t prefix_bytes = 0;  // budget of the prefix cache, which is on the device too
 };
 
 // The plan of one session whose cache has the bundle's context; nothing of it is this process's memory.
 MemoryPlan plan_gpu_memory(const Bundle& bundle, const GpuMemoryInputs& inputs);
 
-// kOutOfMemory, with the parts, when the plan does not fit into `device_bytes`; 0: the device does not tell, so it fits.
+// kOutOfMemory, with the parts, when the plan does not fit into `device_bytes` (0: the device does not tell).
 Status check_gpu_memory(const Bundle& bundle, const MemoryPlan& plan, const std::string& device, uint64_t device_bytes);
 
 }  // namespace tandem

@@ -114,7 +114,7 @@ void PrefixStore::insert(const PrefixKey& key, const TargetCache& cache) {
   if (static_cast<int64_t>(key.tokens.size()) < kLeastTokens) return;
   auto state = std::make_shared<State>();
   state->key = {{key.tokens.begin(), key.tokens.end()}, {key.media.begin(), key.media.end()}};
-  auto copy = cache.clone();
+  auto copy = cache.parked();
   if (!copy.ok()) return;
   state->cache = std::move(copy).value();
   keep(state);
@@ -134,9 +134,11 @@ std::shared_ptr<const PrefixStore::State> PrefixStore::read(const File& file) {
     return nullptr;
   }
   fs::last_write_time(file.path, fs::file_time_type::clock::now(), ignored);  // the order of use, for other processes
+  auto kept = fresh.value()->parked();
+  if (!kept.ok()) return nullptr;
   auto state = std::make_shared<State>();
   state->key = file.key;
-  state->cache = std::move(fresh).value();
+  state->cache = std::move(kept).value();
   keep(state);
   return state;
 }

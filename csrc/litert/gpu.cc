@@ -52,9 +52,9 @@ Result<CompiledModel> compile_for_gpu(const Environment& environment, const Mode
   const Handle<RtOptions, &Library::DestroyOptions> guard(environment.library(), raw);
   TANDEM_RETURN_IF_ERROR(to_status(api.SetOptionsHardwareAccelerators(raw, kAcceleratorGpu), "accelerator"));
 
-  // Without `enable_constant_tensors_sharing` every signature has its own copy of the weights on the device. With it the
-  // accelerator of ai-edge-litert 2.3 reads an object of libLiteRt.so as its own C++ library would lay it out, and the
-  // process dies, whatever the model.
+  // Without `enable_constant_tensors_sharing` every signature has its own copy of the weights on the device. With it
+  // the accelerator of ai-edge-litert 2.3 reads an object of libLiteRt.so as its own C++ library would lay it out, and
+  // the process dies, whatever the model.
   //
   // External tensors are read and written where they lie, without copies in between; such a tensor must not be input
   // and output of one run (the results would be wrong).

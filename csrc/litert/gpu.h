@@ -15,12 +15,12 @@
 
 namespace tandem::litert {
 
-// An environment that knows the CPU and the GPU. `folder`: where the accelerator's library lies, beside libLiteRt.so; of
-// no use where the library has_gpu().
-// kBackend when there is none that this LiteRT accepts. No driver is touched before the first model is compiled.
+// An environment that knows the CPU and the GPU. `folder`: where the accelerator's library lies, beside libLiteRt.so;
+// of no use where the library has_gpu(). kBackend when there is none that this LiteRT accepts. No driver is touched
+// before the first model is compiled.
 Result<Environment> create_gpu_environment(std::shared_ptr<const Library> library, const std::string& folder);
 
-// All is computed in float32: positions, masks and the squares of norms leave float16's range.
+// All is computed in float32: in float16 the graphs' masks are infinite and all logits equal (csrc/README.md).
 struct GpuOptions {
   bool share_constants = false;             // once on the device for all signatures; only where the library has_gpu()
   std::string cache_dir, cache_name;        // of compiled programs; an empty folder: none are kept

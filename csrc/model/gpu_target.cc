@@ -9,6 +9,7 @@
 
 #include "model/portable_cache.h"
 #include "model/portable_mask.h"
+#include "model/portable_pages.h"
 
 namespace tandem {
 namespace {
@@ -57,8 +58,14 @@ const litert::Signature* largest(const litert::Model& model, std::string_view pr
 
 }  // namespace
 
+class GpuTarget::AnyCache : public TargetCache {
+ public:
+  // What the cache holds below `position`, on this side.
+  virtual Result<std::unique_ptr<SequenceCache>> to_pages(int64_t position) const = 0;
+};
+
 // Keys and values of one sequence on the device, and the hidden states of the newest step.
-class GpuTarget::Cache : public TargetCache {
+class GpuTarget::Cache : public AnyCache {
  public:
   int64_t rewind(int64_t position) override {
     hidden_rows = std::clamp<int64_t>(position - hidden_start, 0, hidden_rows);
@@ -73,6 +80,10 @@ class GpuTarget::Cache : public TargetCache {
   }
   // Through this side: LiteRT copies nothing on the device.
   Result<std::unique_ptr<TargetCache>> clone() const override;
+  Result<std::unique_ptr<TargetCache>> parked() const override;
+  Result<std::unique_ptr<SequenceCache>> to_pages(int64_t position) const override;
+  // Fills the current side with `count` positions, and with zeros behind them.
+  Status from_pages(const SequenceCache& pages, int64_t count);
   // What may be taken is counted for the device as a whole, not by what is left of it.
   uint64_t used_bytes() const override { return 0; }
   int64_t resume_from() const override { return 1; }
@@ -89,16 +100,42 @@ class GpuTarget::Cache : public TargetCache {
     return static_cast<std::size_t>(std::min_element(side.begin(), side.end(), less) - side.begin());
   }
   litert::RtTensorBuffer find(const std::string& name, int side) const {
-    const auto at = static_cast<std::size_t>(std::find(names.begin(), names.end(), name) - names.begin());
-    return at == names.size() ? nullptr : sides[side][at].buffer();
+    const auto found =
+        std::find_if(tensors.begin(), tensors.end(), [&](const auto& info) { return info.name == name; });
+    if (found == tensors.end()) return nullptr;
+    return sides[side][static_cast<std::size_t>(found - tensors.begin())].buffer();
   }
 
   GpuTarget* target = nullptr;
-  std::vector<std::string> names;
+  std::vector<litert::TensorInfo> tensors;
   std::vector<litert::DeviceTensor> sides[2];
-  int current = 0;  // the side that holds the sequence
+  int current = 0;      // the side that holds the sequence
+  int64_t written = 0;  // end of the positions that ever were
   std::vector<float> hidden;
   int64_t hidden_start = 0, hidden_rows = 0, hidden_size = 0;
+};
+
+// A sequence that waits in this process's memory: only what it holds, once, where the device would hold the whole
+// context twice.
+class GpuTarget::Parked : public AnyCache {
+ public:
+  Parked(GpuTarget& target, std::unique_ptr<SequenceCache> pages) : target_(target), pages_(std::move(pages)) {}
+  int64_t rewind(int64_t position) override { return position; }
+  uint64_t bytes() const override { return pages_->bytes(); }
+  uint64_t used_bytes() const override { return pages_->own_bytes(); }
+  int64_t resume_from() const override { return 1; }
+  std::vector<PageUse> pages() const override { return pages_->pages(); }
+  Result<std::unique_ptr<SequenceCache>> to_pages(int64_t) const override { return pages_->clone(); }
+  Result<std::unique_ptr<TargetCache>> clone() const override {
+    const std::lock_guard lock(target_.mutex_);
+    TANDEM_ASSIGN_OR_RETURN(auto cache, target_.make_cache());
+    TANDEM_RETURN_IF_ERROR(cache->from_pages(*pages_, pages_->high_water()));
+    return std::unique_ptr<TargetCache>(std::move(cache));
+  }
+
+ private:
+  GpuTarget& target_;
+  std::unique_ptr<SequenceCache> pages_;
 };
 
 GpuTarget::GpuTarget(const litert::Environment& environment, const litert::Model& model, std::mutex& creation,
@@ -258,13 +295,13 @@ Result<std::unique_ptr<GpuTarget::Cache>> GpuTarget::make_cache() {
   for (std::vector<litert::DeviceTensor>& side : cache->sides) {
     for (std::size_t i = 0; i < step_.signature->inputs.size(); ++i) {
       if (!is_kv_name(step_.signature->inputs[i].name)) continue;
-      if (&side == &cache->sides[0]) cache->names.push_back(step_.signature->inputs[i].name);
-      TANDEM_ASSIGN_OR_RETURN(auto tensor, litert::DeviceTensor::create(environment_, compiled_, *step_.signature, i,
-                                                                        false, &transfers_));
+      if (&side == &cache->sides[0]) cache->tensors.push_back(step_.signature->inputs[i]);
+      TANDEM_ASSIGN_OR_RETURN(
+          auto tensor, litert::DeviceTensor::create(environment_, compiled_, *step_.signature, i, false, &transfers_));
       side.push_back(std::move(tensor));
     }
   }
-  if (cache->names.empty()) return malformed("'" + step_.signature->key + "' has no cache");
+  if (cache->tensors.empty()) return malformed("'" + step_.signature->key + "' has no cache");
   // Only what is read must be finite; a run writes the other side as a whole.
   for (const litert::DeviceTensor& tensor : cache->sides[0]) TANDEM_RETURN_IF_ERROR(tensor.clear());
   return cache;
@@ -305,7 +342,8 @@ Status GpuTarget::upload(const Step& step, int64_t start, std::span<const int32_
 
 Status GpuTarget::run(Step& step, Cache& cache, int64_t start, std::span<const int32_t> ids,
                       std::span<const SoftRows> soft) {
-  if (compiled_.get() == nullptr) return {Code::kBackend, "the GPU holds no model after an error; open the bundle again"};
+  if (compiled_.get() == nullptr)
+    return {Code::kBackend, "the GPU holds no model after an error; open the bundle again"};
   TANDEM_RETURN_IF_ERROR(upload(step, start, ids, soft));
   std::vector<litert::RtTensorBuffer> inputs = step.inputs, outputs = step.outputs;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
@@ -323,6 +361,7 @@ Status GpuTarget::run(Step& step, Cache& cache, int64_t start, std::span<const i
     TANDEM_RETURN_IF_ERROR(cache.sides[1 - cache.current][witness].write(values.data()));
   }
   transfers_.runs += 1;
+  cache.written = std::max(cache.written, start + static_cast<int64_t>(ids.size()));
   TANDEM_RETURN_IF_ERROR(compiled_.run(*step.signature, inputs, outputs));
   cache.current = 1 - cache.current;
   if (step.proven) return {};
@@ -356,12 +395,13 @@ Result<std::unique_ptr<TargetCache>> GpuTarget::Cache::clone() const {
   const std::lock_guard lock(target->mutex_);
   TANDEM_ASSIGN_OR_RETURN(auto copy, target->make_cache());
   std::vector<std::byte> values;
-  for (std::size_t i = 0; i < names.size(); ++i) {
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
     const litert::DeviceTensor& from = sides[current][i];
     values.resize(from.bytes());
     TANDEM_RETURN_IF_ERROR(from.read(values.data()));
     TANDEM_RETURN_IF_ERROR(copy->sides[copy->current][i].write(values.data()));
   }
+  copy->written = written;
   copy->hidden = hidden;
   copy->hidden_start = hidden_start;
   copy->hidden_rows = hidden_rows;
@@ -369,13 +409,51 @@ Result<std::unique_ptr<TargetCache>> GpuTarget::Cache::clone() const {
   return std::unique_ptr<TargetCache>(std::move(copy));
 }
 
-Status GpuTarget::save(const TargetCache&, const std::string& path, const Snapshot&) const {
-  return {Code::kInvalidRequest, "cannot save a session on the GPU to '" + path +
-                                     "'; use backend='cpu', or keep the tokens and prefill them again"};
+Result<std::unique_ptr<SequenceCache>> GpuTarget::Cache::to_pages(int64_t position) const {
+  const std::lock_guard lock(target->mutex_);
+  TANDEM_ASSIGN_OR_RETURN(auto pages, portable_pages(tensors));
+  const int64_t count = std::min(position, written);
+  TANDEM_RETURN_IF_ERROR(pages->prepare(0, count));
+  std::vector<float> values;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const litert::DeviceTensor& from = sides[current][i];
+    values.resize(from.bytes() / sizeof(float));
+    TANDEM_RETURN_IF_ERROR(from.read(values.data()));
+    tensor_to_pages(tensors[i], values.data(), count, *pages);
+  }
+  return pages;
 }
 
-Result<Snapshot> GpuTarget::restore(TargetCache&, const std::string& path, const Sha256Digest&) const {
-  return Status(Code::kInvalidRequest, "cannot restore the session in '" + path + "' on the GPU; use backend='cpu'");
+Status GpuTarget::Cache::from_pages(const SequenceCache& pages, int64_t count) {
+  std::vector<float> values;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const litert::DeviceTensor& to = sides[current][i];
+    values.assign(to.bytes() / sizeof(float), 0.0f);
+    pages_to_tensor(pages, tensors[i], count, values.data());
+    TANDEM_RETURN_IF_ERROR(to.write(values.data()));
+  }
+  written = count;
+  hidden_rows = 0;
+  return {};
+}
+
+Result<std::unique_ptr<TargetCache>> GpuTarget::Cache::parked() const {
+  TANDEM_ASSIGN_OR_RETURN(auto pages, to_pages(written));
+  return std::unique_ptr<TargetCache>(std::make_unique<Parked>(*target, std::move(pages)));
+}
+
+Status GpuTarget::save(const TargetCache& cache, const std::string& path, const Snapshot& snapshot) const {
+  TANDEM_ASSIGN_OR_RETURN(const auto pages, static_cast<const AnyCache&>(cache).to_pages(snapshot.position));
+  return save_snapshot(path, snapshot, *pages);
+}
+
+Result<Snapshot> GpuTarget::restore(TargetCache& cache, const std::string& path, const Sha256Digest& bundle) const {
+  auto& own = static_cast<Cache&>(cache);
+  TANDEM_ASSIGN_OR_RETURN(const auto pages, portable_pages(own.tensors));
+  TANDEM_ASSIGN_OR_RETURN(Snapshot snapshot, restore_snapshot(path, bundle, *pages, 1));
+  const std::lock_guard lock(mutex_);
+  TANDEM_RETURN_IF_ERROR(own.from_pages(*pages, snapshot.position));
+  return snapshot;
 }
 
 Status GpuTarget::prefill(TargetCache& cache, int64_t start, std::span<const int32_t> ids,

@@ -47,7 +47,7 @@ class GpuTarget : public Target {
                  StepGate& gate, int64_t* done) override;
   // kBackend also when the device's results cannot be: not finite, all equal, or not written at all.
   void score(std::span<ScoreItem* const> items) override;
-  // Both refuse: such caches have no file format.
+  // Through this side; a file holds float32 rows of every layer, so only a GPU of the same bundle takes it again.
   Status save(const TargetCache& cache, const std::string& path, const Snapshot& snapshot) const override;
   Result<Snapshot> restore(TargetCache& cache, const std::string& path, const Sha256Digest& bundle) const override;
 
@@ -82,7 +82,9 @@ class GpuTarget : public Target {
     int64_t rows = 0;
     litert::HostTensor tokens, embeddings;
   };
+  class AnyCache;
   class Cache;
+  class Parked;
 
   GpuTarget(const litert::Environment& environment, const litert::Model& model, std::mutex& creation, Wishes wishes);
 
@@ -110,8 +112,8 @@ class GpuTarget : public Target {
   std::mutex& creation_;
   Wishes wishes_;
   litert::Transfers transfers_;
-  std::vector<std::string> keys_;   // of the signatures in compiled_
-  litert::CompiledModel compiled_;  // empty after a failure
+  std::vector<std::string> keys_;       // of the signatures in compiled_
+  litert::CompiledModel compiled_;      // empty after a failure
   Step step_;                           // with logits
   Step prefill_;                        // no signature where the bundle has none that fits
   std::list<Step> embedded_;            // once there is media that prefill_ cannot take
@@ -122,7 +124,7 @@ class GpuTarget : public Target {
   // What goes up and comes down, on this side.
   std::vector<int32_t> tokens_, positions_;
   std::vector<float> embeddings_, mask_, logits_, last_row_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
 };
 
 }  // namespace tandem

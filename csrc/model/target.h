@@ -29,6 +29,9 @@ class TargetCache {
   // A cache with the same content; neither sees what is written to the other later. May run on several threads at once
   // while nobody writes. kOutOfMemory where content has to be copied.
   virtual Result<std::unique_ptr<TargetCache>> clone() const = 0;
+  // As clone(), but to be kept and not used: its own clone() is one for use. A target whose memory is dear keeps it
+  // elsewhere.
+  virtual Result<std::unique_ptr<TargetCache>> parked() const { return clone(); }
   // The least position above 0 that rewind() keeps.
   virtual int64_t resume_from() const = 0;
   // What it holds in memory, for whoever counts that; caches that share a page report the same id.

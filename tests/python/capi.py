@@ -36,6 +36,7 @@ class EngineOptions(c.Structure):
         ("fallback", c.c_char_p),
         ("prefix_cache_bytes", c.c_uint64),
         ("prefix_cache_dir", c.c_char_p),
+        ("gpu_library", c.c_char_p),
     ]
 
 

@@ -176,14 +176,56 @@ def test_a_clone_goes_its_own_way(pair: tuple[tl.Engine, tl.Engine]) -> None:
     assert difference(session.logits(ids[30:]), cpu.session().logits(ids)[30:]) < TOLERANCE
 
 
-def test_sessions_of_a_gpu_are_not_saved(pair: tuple[tl.Engine, tl.Engine], tmp_path: Path) -> None:
+def test_a_saved_session_goes_on_as_if_it_had_stayed(pair: tuple[tl.Engine, tl.Engine], tmp_path: Path) -> None:
     _, on_gpu = pair
+    ids = prompt(on_gpu, 40)
     session = on_gpu.session()
-    session.prefill(prompt(on_gpu, 5))
-    with pytest.raises(tl.InvalidRequestError, match=r"on the GPU.*backend='cpu'"):
-        session.save(tmp_path / "session")
-    with pytest.raises(tl.InvalidRequestError, match="on the GPU"):
-        on_gpu.restore(tmp_path / "session")
+    session.prefill(ids[:30])
+    session.save(tmp_path / "session")
+    expected = session.logits(ids[30:])
+    with on_gpu.restore(tmp_path / "session") as back:
+        assert back.position == 30
+        np.testing.assert_array_equal(back.logits(ids[30:]), expected)
+
+
+def test_a_saved_session_of_another_engine_is_refused(
+    pair: tuple[tl.Engine, tl.Engine], bundle: Bundles, tmp_path: Path
+) -> None:
+    cpu, on_gpu = pair
+    for engine, name in ((cpu, "cpu"), (on_gpu, "gpu")):
+        session = engine.session()
+        session.prefill(prompt(engine, 20))
+        session.save(tmp_path / name)
+    with pytest.raises(tl.InvalidRequestError, match="layers are not those"):
+        on_gpu.restore(tmp_path / "cpu")
+    with (
+        tl.Engine(bundle("gemma4", "int8"), backend="gpu") as other,
+        pytest.raises(tl.InvalidRequestError, match="another bundle"),
+    ):
+        other.restore(tmp_path / "gpu")
+    damaged = bytearray((tmp_path / "gpu").read_bytes())
+    damaged[-1000] ^= 1
+    (tmp_path / "gpu").write_bytes(damaged)
+    with pytest.raises(tl.FileError, match=r"damaged|checksum"):
+        on_gpu.restore(tmp_path / "gpu")
+
+
+def test_beginnings_are_shared(pair: tuple[tl.Engine, tl.Engine], tiny_gemma4: Path, tmp_path: Path) -> None:
+    cpu, _ = pair
+    ids, other = prompt(cpu, 60), prompt(cpu, 10, seed=4)
+    expected = cpu.session().logits(ids[:50] + other)[50:]
+    for again in (False, True):  # the second engine finds them in the folder
+        with tl.Engine(tiny_gemma4, backend="gpu", prefix_cache_dir=tmp_path) as engine:
+            if not again:
+                engine.session().prefill(ids)
+            session = engine.session()
+            session.prefill(ids[:50] + other[:1])
+            stats = engine.prefix_stats()
+            assert stats is not None
+            assert (stats.hits, stats.disk_hits) == (1, int(again))
+            assert stats.tokens_reused == 50
+            assert 0 < stats.bytes < session.cache_bytes * 2  # kept once, and not on the device
+            assert difference(session.logits(other[1:]), expected[1:]) < TOLERANCE
 
 
 def test_greedy_text_to_the_end_of_the_context(pair: tuple[tl.Engine, tl.Engine]) -> None:
@@ -330,7 +372,6 @@ def test_weights_in_blocks_are_refused(
         ({"backend": "gpu", "fallback": "gpu"}, "fallback"),
         ({"backend": "gpu", "graph": "fast"}, "graph='fast' runs on the CPU"),
         ({"backend": "gpu", "max_context": CONTEXT + 1}, f"at most {CONTEXT} on the GPU"),
-        ({"backend": "gpu", "prefix_cache": 1 << 20}, "prefix_cache keeps caches of the CPU"),
         ({"backend": "gpu", "drafter": "on"}, "needs a bundle with a drafter"),
     ],
 )

@@ -14,12 +14,18 @@ RUN = """
 import sys
 import tandem_lm as tl
 try:
-    engine = tl.Engine(sys.argv[1], backend=sys.argv[2], fallback=sys.argv[3])
+    engine = tl.Engine(sys.argv[1], backend=sys.argv[2], fallback=sys.argv[3], prefix_cache=1 << 24)
     print("> opened", engine.info.backend)
     session = engine.session()
     session.prefill(list(range(300, 340)))
-    for token in session.generate(tl.SamplingParams(temperature=1.0, seed=3, max_tokens=12, stop_ids=())):
+    # So hot that the tokens differ from each other.
+    for token in session.generate(tl.SamplingParams(temperature=10.0, seed=3, max_tokens=12, stop_ids=())):
         print(">", token.id)
+    hits = engine.prefix_stats().hits if engine.prefix_stats() else 0
+    session = engine.session()
+    session.prefill(list(range(300, 340)))
+    next(session.generate(tl.SamplingParams(max_tokens=1)))
+    print("> hits", engine.prefix_stats().hits - hits if engine.prefix_stats() else "none")
     print("> ended", engine.info.backend, engine.info.backend_reason)
 except tl.TandemError as error:
     print(">", type(error).__name__, error)
@@ -56,7 +62,9 @@ def expected(faulty: vulkan.FaultyGpu, tiny_gemma4: Path) -> list[str]:
     assert status == 0, errors
     assert lines[0] == "opened gpu"
     assert lines[-2].startswith("ended gpu")
-    return lines[1:-2]
+    assert lines[-3] == "hits 1"
+    assert len(set(lines[1:-3])) > 6
+    return lines[1:-3]
 
 
 @pytest.mark.parametrize("fallback", ["none", "cpu"])
@@ -74,7 +82,7 @@ def test_a_fault_is_an_error_or_a_fallback(
         ended = lines[-2]
         assert ended.startswith("ended cpu the CPU instead of the GPU: "), ended
         assert any(word in ended for word in FAULTS[fault].split("|")), ended
-        assert lines[1:-2] == expected  # the text goes on as if nothing had been
+        assert lines[1:-3] == expected  # the text goes on as if nothing had been
 
 
 def test_auto_takes_hardware_that_agrees_with_the_cpu(
@@ -84,7 +92,7 @@ def test_auto_takes_hardware_that_agrees_with_the_cpu(
         status, lines, errors = faulty.run("discrete", RUN, str(tiny_gemma4), "auto", "none", cache=tmp_path)
         assert status == 0, errors
         assert lines[0] == "opened gpu", lines
-        assert lines[1:-2] == expected
+        assert lines[1:-3] == expected
         assert "agrees with the CPU" in lines[-2]
         assert len(list(tmp_path.glob("*.verdict"))) == 1
 
@@ -96,7 +104,7 @@ def test_auto_leaves_soft_and_wrong_gpus_alone(
     status, lines, errors = faulty.run(fault, RUN, str(tiny_gemma4), "auto", "none", cache=tmp_path)
     assert status == 0, errors
     assert lines[0] == "opened cpu", lines
-    assert lines[1:-2] == expected
+    assert lines[1:-3] == expected
     words = ("in hardware",) if fault == "none" else ("results cannot be right", "other logits than the CPU")
     assert any(word in lines[-2] for word in words), lines[-2]
 
@@ -107,7 +115,7 @@ def test_damaged_programs_are_made_again(
     for damage in ("flip", "cut", "none"):
         status, lines, errors = faulty.run("none", RUN, str(tiny_gemma4), "gpu", "none", cache=tmp_path)
         assert status == 0, errors
-        assert lines[1:-2] == expected
+        assert lines[1:-3] == expected
         programs = sorted(tmp_path.glob("*.programs"))
         assert len(programs) == 1  # of decode and embedded_prefill_64
         for file in programs:

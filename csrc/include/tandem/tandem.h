@@ -106,6 +106,9 @@ typedef struct tandem_engine_options {
   const char* prefix_cache_dir; /* folder where tandem_engine_close() writes them, within the same budget, for engines
                                    of the same bundle, kv_dtype and max_context; needs the fast graphs. The files hold
                                    the text of the prompts, only their owner may read them. NULL or "": memory alone */
+  const char* gpu_library; /* path of LiteRT for the GPU: with liblitert-lm.so (litert-lm-api 0.18.1) weights lie there
+                              once for all graphs, and may be in blocks. NULL: $TANDEM_GPU_LIBRARY, else what the CPU
+                              runs by */
 } tandem_engine_options;
 
 /* Loads the bundle at `path`; the first time on a machine takes longer, since weights are packed. `options` may be
