@@ -4,6 +4,7 @@
 //   crash         the process ends in vkCreateInstance
 //   no-create     vkCreateDevice fails              memory:N   allocations fail after N bytes
 //   lost:N        the device is lost at submission N
+//   small:N       none, but the device says that it has N bytes of memory
 //   discrete      none, but the device says that it is a discrete GPU
 //   wrong         as discrete, and every 50th dispatch is left out
 // The file FAULTY_VULKAN_MEMORY, where given, always says how many bytes of device memory are taken, and the most so far.
@@ -35,6 +36,7 @@ static void (*real_free)(void*, uint64_t, const void*);
 static VkResult (*real_wait)(void*, uint32_t, const uint64_t*, uint32_t, uint64_t);
 static void (*real_dispatch)(void*, uint32_t, uint32_t, uint32_t);
 static void (*real_properties)(void*, uint32_t*);
+static void (*real_memory_properties)(void*, unsigned char*);
 static long long submissions, bytes, dispatches;
 
 static void* library(void) {
@@ -143,6 +145,15 @@ static void properties(void* device, uint32_t* out) {
   out[4] = 2;  // deviceType: VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU
 }
 
+// VkPhysicalDeviceMemoryProperties: 32 types of memory, the count of heaps at 260, then heaps of a size and flags.
+static void memory_properties(void* device, unsigned char* out) {
+  real_memory_properties(device, out);
+  uint32_t heaps;
+  memcpy(&heaps, out + 260, sizeof heaps);
+  const uint64_t size = (uint64_t)limit("small");
+  for (uint32_t i = 0; i < heaps; ++i) memcpy(out + 264 + 16 * i, &size, sizeof size);
+}
+
 static Function device_address(void* device, const char* name) {
   const Function real = real_device_address(device, name);
   if (real == NULL) return NULL;
@@ -164,6 +175,9 @@ __attribute__((visibility("default"))) Function vk_icdGetInstanceProcAddr(void* 
   if (strcmp(name, "vkCreateDevice") == 0 && fault("no-create")) return (Function)create_device_fails;
   if (strcmp(name, "vkGetPhysicalDeviceProperties") == 0 && (fault("discrete") || fault("wrong"))) {
     return real_properties = (void*)real, (Function)properties;
+  }
+  if (strcmp(name, "vkGetPhysicalDeviceMemoryProperties") == 0 && limit("small") >= 0) {
+    return real_memory_properties = (void*)real, (Function)memory_properties;
   }
   if (strcmp(name, "vkGetDeviceProcAddr") == 0) return real_device_address = (void*)real, (Function)device_address;
   return real;

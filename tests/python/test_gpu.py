@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import vulkan
+from ai_edge_litert.schema_py_generated import BuiltinOperator
 from checkpoints import write_assistant, write_gemma4
+from rewritten import rewrite_model
 
 import tandem_lm as tl
 from tandem_converter.convert import convert
@@ -333,16 +337,23 @@ def test_a_decode_step_with_a_drafter_moves_no_cache(drafting: tuple[tl.Engine, 
     session = on_gpu.session()
     session.prefill(prompt(on_gpu, 20))
     before = on_gpu.transfers()
-    drafts, steps = on_gpu.stats().drafted, sum(on_gpu.stats().depths)
+    drafted, depths = on_gpu.stats().drafted, on_gpu.stats().depths
     list(session.generate(tl.SamplingParams(temperature=0.0, max_tokens=20, stop_ids=(), draft_tokens=3, drafter="on")))
     after = on_gpu.transfers()
     assert before is not None and after is not None
     moved = after.since(before)
-    drafts, steps = on_gpu.stats().drafted - drafts, sum(on_gpu.stats().depths) - steps
+    drafts = on_gpu.stats().drafted - drafted
+    made = [new - old for new, old in zip_longest(on_gpu.stats().depths, depths, fillvalue=0)]  # steps by their drafts
+    steps, rounds = sum(made), sum(made[1:])
     vocab, hidden = on_gpu.info.vocab_size, on_gpu.info.hidden_size
     assert moved.runs >= drafts + steps
     again = moved.runs - drafts - steps  # steps whose logits were those of the step before run twice
     assert moved.download_bytes == drafts * 4 * (vocab + hidden) + 4 * 4 * ((steps + again) * vocab + steps * hidden)
+    step_up = 4 * (4 * hidden + 4 + 4 * CONTEXT)  # embeddings, positions and masks of four rows
+    draft_up = 4 * 2 * hidden  # an embedding and a hidden state; once a round, position and mask
+    poison = 4 * 4 * vocab  # before a step runs again
+    expected = steps * step_up + rounds * (4 + 4 * CONTEXT) + drafts * draft_up + again * (step_up + poison)
+    assert moved.upload_bytes == expected
 
 
 # ----------------------------------------------------------------------------------------------------- what is refused
@@ -362,6 +373,19 @@ def test_weights_in_blocks_are_refused(
     with tl.Engine(path, backend="gpu", fallback="cpu") as engine:
         assert engine.info.backend == "cpu"
         assert "blocks" in engine.info.backend_reason
+
+
+def test_an_operator_that_was_not_tried_is_refused(tiny_gemma4: Path, tmp_path: Path) -> None:
+    """Not even one may run elsewhere: the cache would come and go in every step."""
+
+    def change(model: Any) -> None:
+        codes = [code.builtinCode for code in model.operatorCodes]
+        code = model.operatorCodes[codes.index(BuiltinOperator.TANH)]
+        code.builtinCode = code.deprecatedBuiltinCode = BuiltinOperator.SQUARE
+
+    rewrite_model(tiny_gemma4, tmp_path / "model.litertlm", change)
+    with pytest.raises(tl.BundleError, match=f"operator {BuiltinOperator.SQUARE} was not tried.*convert the model"):
+        tl.Engine(tmp_path / "model.litertlm", backend="gpu")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,17 @@ print(">", *open(sys.argv[2]).read().split())
 """
 
 
+REFUSED = """
+import sys
+import tandem_lm as tl
+try:
+    engine = tl.Engine(sys.argv[1], backend="gpu")
+    sessions = [engine.session() for _ in range(3)]
+except tl.OutOfMemoryError as error:
+    print(">", "engine" in dir(), error)
+"""
+
+
 @pytest.fixture(scope="module")
 def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vulkan.FaultyGpu]:
     before = dict(os.environ)
@@ -82,3 +93,18 @@ def test_sessions_take_the_planned_cache(counting: vulkan.FaultyGpu, tmp_path: P
     two, _, more = measure(counting, tmp_path, TINY_TOKENS, "int8", context=4096, sessions=2)
     assert one == two
     assert 32 * MIB <= more - first <= 40 * MIB  # buffers are rounded up
+
+
+@pytest.mark.parametrize(("mib", "opened"), [(16, False), (40, True)])
+def test_what_does_not_fit_is_refused_with_numbers(
+    counting: vulkan.FaultyGpu, tmp_path: Path, mib: int, opened: bool
+) -> None:
+    """At the start, or when one session too many is asked for: each takes 16 MiB."""
+    path = tmp_path / "model.litertlm"
+    convert(write_gemma4(tmp_path / "model", media=False), path, quant="int8", context=4096)
+    status, lines, errors = counting.run(f"small:{mib * MIB}", REFUSED, str(path))
+    assert status == 0, errors
+    (told,) = lines
+    assert told.startswith(str(opened))
+    words = ("no room for another session", "0.02 GiB") if opened else ("on the GPU", "context of 4096", "0.02 GiB")
+    assert all(word in told for word in words), told

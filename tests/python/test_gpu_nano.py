@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import vulkan
-from dequantised import write_dequantised
+from rewritten import write_dequantised
 
 import tandem_lm as tl
 from tandem_lm import nano_demo
