@@ -75,8 +75,9 @@ class Engine(ProcessBound):
 
     `backend` "gpu" runs the portable graphs on a GPU (`tandem devices` lists them; the variable TANDEM_GPU or
     "gpu:NAME" chooses one by a part of its name), "auto" does where a GPU in hardware agrees with the CPU on this
-    bundle; `info.backend` and `info.backend_reason` tell. It computes in float32. `fallback` "cpu" lets the CPU go on
-    where the GPU fails, at once or in the middle of a text.
+    bundle; `info.backend` and `info.backend_reason` tell. It computes in float32, and holds weights once where
+    litert-lm-api is installed (`info.gpu_shares_weights`). `fallback` "cpu" lets the CPU go on where the GPU fails, at
+    once or in the middle of a text.
 
     `prefix_cache` is a budget in bytes for beginnings of sequences that sessions may share, such as a system prompt: a
     session that begins with what another one had does not compute it again. None or 0: none are kept. The budget counts
@@ -196,7 +197,8 @@ class Engine(ProcessBound):
         """The session that save() wrote, as if it had never slept: the file is checked and then mapped, not read again.
         It may be moved or deleted meanwhile, but must not be changed in place.
 
-        InvalidRequestError: it is of another bundle, kv_dtype or max_context, or the engine runs the portable graphs;
+        InvalidRequestError: it is of another bundle, kv_dtype or max_context, or the engine runs the portable graphs
+        on the CPU; a GPU's sessions are for a GPU;
         ContextLengthError: it is longer than the context; FileError: it is damaged or of another version.
         """
         engine = self._open()
