@@ -1,6 +1,5 @@
-// libLiteRt.so, or another library with LiteRT's C API, opened at run time: nothing is linked, so one build serves every
-// place the library may lie in.
-// Thread-safe after open(). Depends on base.
+// libLiteRt.so, or another library with LiteRT's C API, opened at run time: nothing is linked, so one build serves
+// every place the library may lie in. Thread-safe after open(). Depends on base.
 #pragma once
 
 #include <memory>

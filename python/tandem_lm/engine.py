@@ -197,9 +197,9 @@ class Engine(ProcessBound):
         """The session that save() wrote, as if it had never slept: the file is checked and then mapped, not read again.
         It may be moved or deleted meanwhile, but must not be changed in place.
 
-        InvalidRequestError: it is of another bundle, kv_dtype or max_context, or the engine runs the portable graphs
-        on the CPU; a GPU's sessions are for a GPU;
-        ContextLengthError: it is longer than the context; FileError: it is damaged or of another version.
+        InvalidRequestError: it is of another bundle, kv_dtype or max_context, of the GPU and this is the CPU or the
+        other way round, or the engine runs the portable graphs on the CPU; ContextLengthError: it is longer than the
+        context; FileError: it is damaged or of another version.
         """
         engine = self._open()
         with translated():

@@ -230,6 +230,7 @@ def test_bad_sampling(lib: c.CDLL, session: Any, values: dict[str, Any]) -> None
         ({"prefix_cache_dir": b"/dev/null/prefixes"}, capi.IO),
         ({"prefix_cache_dir": b"prefixes", "graph": b"portable"}, INVALID),
         ({"litert_library": b"/no/such/libLiteRt.so"}, capi.BACKEND),
+        ({"backend": b"gpu", "gpu_library": b"/no/such/liblitert-lm.so"}, capi.BACKEND),
     ],
 )
 def test_bad_options(lib: c.CDLL, tiny_gemma4: Path, values: dict[str, Any], status: int) -> None:
