@@ -185,6 +185,11 @@ Status GpuTarget::compile() {
   options.signature_keys = keys_;
   for (const std::string& key : keys_) options.cache_name += "-" + key;
   compiled_ = {};
+  if (step_.positions >= 0) {  // the device frees what it held when it is waited for
+    const litert::DeviceTensor& positions = step_.owned[static_cast<std::size_t>(step_.positions)];
+    std::vector<std::byte> ignored(positions.bytes());
+    TANDEM_RETURN_IF_ERROR(positions.read(ignored.data()));
+  }
   TANDEM_ASSIGN_OR_RETURN(compiled_, litert::compile_for_gpu(environment_, model_, options));
   return {};
 }

@@ -28,6 +28,19 @@ print(">", *open(sys.argv[2]).read().split())
 """
 
 
+LOOK = """
+import sys
+import numpy as np
+import tandem_lm as tl
+engine = tl.Engine(sys.argv[1], backend="gpu")
+session = engine.session()
+session.prefill([300] * 70)
+before = session.position
+session.prefill([tl.Image(np.zeros((96, 96, 3), np.uint8), max_soft_tokens=140), 5])
+session.logits([300])
+print(">", session.position - before)
+print(">", *open(sys.argv[2]).read().split())
+"""
 REFUSED = """
 import sys
 import tandem_lm as tl
@@ -108,3 +121,22 @@ def test_what_does_not_fit_is_refused_with_numbers(
     assert told.startswith(str(opened))
     words = ("no room for another session", "0.02 GiB") if opened else ("on the GPU", "context of 4096", "0.02 GiB")
     assert all(word in told for word in words), told
+
+
+def test_an_image_that_brings_a_graph_in_brings_no_weights(
+    counting: vulkan.FaultyGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither afterwards nor while the graphs are compiled anew: the table of 8 MiB is the difference of both."""
+    monkeypatch.delenv("TANDEM_GPU_LIBRARY", raising=False)
+    if not library.gpu_library():
+        pytest.skip("litert-lm-api is not installed (or another version than the tested one)")
+    taken = []
+    for vocab in (TINY_TOKENS, WIDE):
+        path, report = tmp_path / f"{vocab}.litertlm", tmp_path / "memory"
+        convert(write_gemma4(tmp_path / f"{vocab}", vocab=vocab), path, quant="int8", context=1024)
+        status, lines, errors = counting.run("none", LOOK, str(path), str(report), memory=report)
+        assert status == 0, errors
+        assert int(lines[0]) > 64  # more than the graph for prompts has
+        taken.append([int(number) for number in lines[1].split()])
+    for before, after in zip(*taken, strict=True):  # now, and at most
+        assert after - before < 10 * MIB
