@@ -1,8 +1,7 @@
 """Which scheme each matrix gets under a budget of bits: `--quant auto`.
 
 Measured on a few windows of the calibration text with the float model: what plain rounding of one matrix to int4 alone
-does to its layer's output as the next norm shows it (the mean of |change|² / |output|² over tokens; before that norm a
-few huge channels, which its weight makes small, would hide the rest), and by how much each scheme would lessen the
+does to its layer's output (the mean of |change|² / |output|² over tokens), and by how much each scheme would lessen the
 error that calibrated rounding leaves in that matrix's own output. The product predicts a scheme's cost. From the
 cheapest scheme everywhere, the upgrades that save most per bit are taken until the budget is spent.
 """
@@ -18,7 +17,7 @@ from ..errors import ConversionError
 from ..quantize import Scheme, dequantize, quantize
 from ..source import Source
 from .fold import SAMPLE, rounding_cost
-from .forward import LayerPass, Rotary, norm
+from .forward import LayerPass, Rotary
 from .gptq import Rounder
 
 F32 = npt.NDArray[np.float32]
@@ -58,16 +57,11 @@ def measure(source: Source, windows: npt.NDArray[np.int64], progress: Callable[[
         prefix = f"layers.{i}."
         w = {n.removeprefix(prefix): source.tensor(n) for n in source.names() if n.startswith(prefix)}
         layer = LayerPass(spec, i, w, rotary)
-        last = i + 1 == len(spec.layers)
-        view = source.tensor("norm.weight" if last else f"layers.{i + 1}.input_norm.weight")
         after = [layer.run(h) for h in stream]
-        seen = [norm(h, view, spec) for h in after]
         for part, rounder in _rounders(layer, stream):
             name, original = f"{part}.weight", w[f"{part}.weight"]
             w[name] = dequantize(quantize(original, Scheme(4)))
-            drift = np.mean(
-                [_distance(norm(layer.run(h), view, spec), good) for h, good in zip(stream, seen, strict=True)]
-            )
+            drift = np.mean([_distance(layer.run(h), good) for h, good in zip(stream, after, strict=True)])
             plain = rounder.cost(w[name] - original)
             w[name] = original
             part_rows = original[:: max(1, len(original) // SAMPLE)]
