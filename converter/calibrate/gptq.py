@@ -48,10 +48,7 @@ class Rounder:
         """For the inputs [tokens, I] of all sequences, taken one at a time."""
         moments: F32 | None = None
         for x in inputs:
-            if moments is None:
-                moments = x.T @ x
-            else:
-                moments += x.T @ x
+            moments = add_product(moments, x, x)
         assert moments is not None
         return Rounder(moments)
 
@@ -62,11 +59,7 @@ class Rounder:
         moments: F32 | None = None
         drift: F32 | None = None
         for x, exact in pairs:
-            if moments is None or drift is None:
-                moments, drift = x.T @ x, (exact - x).T @ x
-            else:
-                moments += x.T @ x
-                drift += (exact - x).T @ x
+            moments, drift = add_product(moments, x, x), add_product(drift, exact - x, x)
         assert moments is not None
         return Rounder(moments, drift)
 
@@ -169,6 +162,15 @@ class Rounder:
             new = old + slope / np.maximum(curve, np.float32(1e-30))
             scales[index] = round_scale(np.where((curve > 0) & (new > 0), new, old), scheme)
             error[columns] -= (scales[index] - old) * own
+
+
+def add_product(total: F32 | None, a: F32, b: F32) -> F32:
+    """total + a^T b for a [tokens, I] and b [tokens, J]; `total` changes in place."""
+    product: F32 = a.T @ b
+    if total is not None:
+        total += product
+        return total
+    return product
 
 
 def permute(square: F32, order: Index) -> None:
