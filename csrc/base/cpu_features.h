@@ -21,8 +21,8 @@ const char* isa_name(Isa isa);  // "baseline", "avx2", "avx512", "avx512bf16": t
 // Those that this CPU and operating system can run, plainest first.
 std::span<const Isa> available_isas();
 
-// The widest of them, or the one that the environment variable TANDEM_ISA names: kInvalidRequest if this machine lacks
-// it.
+// The fastest of them, or the one that the environment variable TANDEM_ISA names: kInvalidRequest if this machine lacks
+// it. The fastest is the widest, but for BF16 on CPUs that are slower with it.
 Result<Isa> select_isa();
 
 // The rule of select_isa() for a given value of TANDEM_ISA ("" = unset).

@@ -55,7 +55,8 @@ TANDEM_INLINE void unpack_keys(const char* rows, int64_t stride, int keys, int w
 }
 
 // What is done bit by bit while a tile is computed, as it needs other parts of the core: the keys of the next tile are
-// unpacked; the keys after those and the values of this tile are brought nearer.
+// unpacked, the values of this tile are brought nearer. The keys of the next block are, while values are added up:
+// memory is read all the time.
 struct Ahead {
   const char *k, *v;
   int64_t k_stride, v_stride;
@@ -66,10 +67,7 @@ template <class Math, class Element>
 TANDEM_INLINE void work_ahead(const Ahead& ahead, int w, float* k) {
   const int64_t offset = w * Math::kPack * static_cast<int64_t>(sizeof(Element));
   if (offset % 64 == 0) {
-    for (int n = 0; n < kScoreKeys; ++n) {
-      __builtin_prefetch(ahead.k + (kScoreKeys + n) * ahead.k_stride + offset, 0, 2);
-      __builtin_prefetch(ahead.v + n * ahead.v_stride + offset, 0, 2);
-    }
+    for (int n = 0; n < kScoreKeys; ++n) __builtin_prefetch(ahead.v + n * ahead.v_stride + offset, 0, 2);
   }
   if (ahead.keys == kScoreKeys) {
     unpack_keys<Math, Element>(ahead.k, ahead.k_stride, kScoreKeys, w, k);
@@ -183,14 +181,24 @@ TANDEM_INLINE void unpack_values(const char* rows, int64_t stride, int keys, flo
   }
 }
 
+// Rows of the cache that are read next, brought nearer in the course of a tile: `bytes` of each.
+struct Next {
+  const char* rows;
+  int64_t stride;
+  int count, bytes;
+};
+
 template <class Math, int C>
 TANDEM_INLINE void wide_value_tile(const float* weights, int room, const float* keep, int dim, const float* v,
-                                   int steps, float* o) {
+                                   int steps, const Next& next, float* o) {
   Vec acc[kTileRows][C];
   for (int r = 0; r < kTileRows; ++r) {
     for (int c = 0; c < C; ++c) acc[r][c] = load(o + r * dim + c * kLanes) * keep[r];
   }
   for (int n = 0; n < steps; ++n) {
+    if (n < next.count) {
+      for (int b = 0; b < next.bytes; b += 64) __builtin_prefetch(next.rows + n * next.stride + b, 0, 2);
+    }
     Vec x[C];
     for (int c = 0; c < C; ++c) x[c] = load(v + c * kLanes);
     for (int r = 0; r < kTileRows; ++r) {
@@ -207,27 +215,37 @@ TANDEM_INLINE void wide_value_tile(const float* weights, int room, const float* 
 
 template <class Math, int C, class Element>
 TANDEM_INLINE void wide_value_strip(const float* weights, int room, const float* keep, int rows, int dim, const char* v,
-                                    int64_t stride, int keys, float* unpacked, float* o) {
+                                    int64_t stride, int keys, float* unpacked, const char* next, int64_t next_stride,
+                                    float* o) {
+  constexpr int kShare = kWideBlock / 4;  // of the next block's rows, for each of the first tiles
   unpack_values<Math, C, Element>(v, stride, keys, unpacked);
   const int steps = (keys + Math::kPack - 1) / Math::kPack;
   for (int r = 0; r < rows; r += kTileRows) {
-    wide_value_tile<Math, C>(weights + r, room, keep + r, dim, unpacked, steps, o + r * dim);
+    const int share = r / kTileRows;
+    Next ahead = {};
+    if (next && share < 4) {
+      ahead = {next + share * kShare * next_stride, next_stride, kShare,
+               C * kLanes * static_cast<int>(sizeof(Element))};
+    }
+    wide_value_tile<Math, C>(weights + r, room, keep + r, dim, unpacked, steps, ahead, o + r * dim);
   }
 }
 
 template <class Math, class Element>
 TANDEM_INLINE void wide_values(const float* weights, int room, const float* keep, int rows, int dim, const char* v,
-                               int64_t stride, int keys, float* unpacked, float* o) {
+                               int64_t stride, int keys, float* unpacked, const char* next, int64_t next_stride,
+                               float* o) {
   constexpr int kStrip = kStripVectors * kLanes;
   static_assert(kStrip <= kMostStrip && kScoreKeys <= kMostScoreKeys && kWideBlock % kScoreKeys == 0);
   int d = 0;
   for (; d + kStrip <= dim; d += kStrip) {
-    wide_value_strip<Math, kStripVectors, Element>(weights, room, keep, rows, dim, v + d * sizeof(Element), stride,
-                                                   keys, unpacked, o + d);
+    const auto at = d * sizeof(Element);
+    wide_value_strip<Math, kStripVectors, Element>(weights, room, keep, rows, dim, v + at, stride, keys, unpacked,
+                                                   next ? next + at : nullptr, next_stride, o + d);
   }
   for (; d < dim; d += kLanes) {
     wide_value_strip<Math, 1, Element>(weights, room, keep, rows, dim, v + d * sizeof(Element), stride, keys, unpacked,
-                                       o + d);
+                                       nullptr, 0, o + d);
   }
 }
 
@@ -303,8 +321,9 @@ TANDEM_INLINE void attend_wide(const AttentionCall& call, const AttentionPlan& p
     for (int r = 0; r < vectors * kLanes; r += kLanes) {
       wide_soften<Math>(s + r, room, keys, how, from + r, to + r, keep + r, peak + r, total + r);
     }
-    wide_values<Math, Element>(s, room, keep, rows, dim, v, v_stride, keys, v_words, o);
     key += keys;
+    const char* next = key < item.end ? static_cast<const char*>(call.k.row(key, item.head)) : nullptr;
+    wide_values<Math, Element>(s, room, keep, rows, dim, v, v_stride, keys, v_words, next, k_stride, o);
   }
   if (!partial) finish(call, item, o, total);
 }

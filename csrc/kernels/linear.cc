@@ -66,7 +66,7 @@ int raw_weight(const PackedMatrix& matrix, const std::byte* raw, int64_t output,
 bool linear_available() {
 #if defined(__x86_64__)
   const Result<Isa> isa = select_isa();
-  return isa.ok() && isa.value() >= Isa::kAvx512Bf16 && __builtin_cpu_supports("avx512vnni");
+  return isa.ok() && isa.value() >= Isa::kAvx512 && __builtin_cpu_supports("avx512vnni");
 #else
   return false;
 #endif

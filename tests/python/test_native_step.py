@@ -50,15 +50,15 @@ def test_matrices_of_a_layer_may_differ_in_bits(
 def check_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, native = logits(path, [1] * 20)
     if not native:
-        pytest.skip("this machine has no VNNI")
+        pytest.skip("no native steps: another CPU, or shapes that they do not take")
     for cuts in ([20], [4, 5, 2, 9], [16, 4]):
         np.testing.assert_array_equal(logits(path, cuts)[0], one)
-    monkeypatch.setenv("TANDEM_ISA", "avx512")  # without VNNI
+    monkeypatch.setenv("TANDEM_ISA", "avx2")  # without VNNI
     graph, native = logits(path, [1] * 20)
     assert not native
-    # The last bit of a sum can move an 8-bit activation by one; most tokens agree far better.
+    # The last bit of a sum can move an 8-bit activation by one, which the tokens after it see; else they agree.
     error = np.abs(one - graph).max(axis=1) / np.abs(graph).max()
-    assert np.median(error) < 5e-3 and error.max() < 0.1
+    assert error.min() < 1e-5 and np.median(error) < 1e-2 and error.max() < 0.1
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4-channel", "int4-block32"])
@@ -79,9 +79,9 @@ def test_prompts_equal_the_graphs(
 
     whole, native = behind(700, 1)  # more than one chunk
     if not native:
-        pytest.skip("this machine has no VNNI")
+        pytest.skip("no native steps: another CPU, or shapes that they do not take")
     steps, _ = behind(700, 70)
-    monkeypatch.setenv("TANDEM_ISA", "avx512")  # without VNNI
+    monkeypatch.setenv("TANDEM_ISA", "avx2")  # without VNNI
     graph, native = behind(700, 1)
     assert not native
     # The last bit of a sum can move an 8-bit activation by one, in 700 tokens often: graphs of two instruction sets
