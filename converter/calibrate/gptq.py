@@ -21,7 +21,7 @@ F32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
 BLOCK = 64  # columns that are taken one by one, before the rest hears of them
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal
-CAUTION = 8  # tokens for each input that halve the way to weights that undo what the matrices before did to the inputs
+MAKE_UP = 0.5  # of the way to the weights that undo what the matrices before did to the inputs
 SWEEPS = 3  # of descent after the first rounding
 GRID = 24  # scales tried for a group before its rounding
 
@@ -29,17 +29,16 @@ GRID = 24  # scales tried for a group before its rounding
 class Rounder:
     """Quantises matrices that share their inputs (q, k and v; gate and up): the factorisation is made once."""
 
-    def __init__(self, moments: F32, drift: F32 | None = None, tokens: int = 0) -> None:
+    def __init__(self, moments: F32, drift: F32 | None = None) -> None:
         """`moments` [I, I]; DAMPING of their mean is added to the diagonal, so that an input that never varies gets
-        weight as well. They are taken over and change in place: of a 12B layer they have a gigabyte. `drift` [I, I] of
-        so many `tokens`: see `between`."""
+        weight as well. They are taken over and change in place: of a 12B layer they have a gigabyte. `drift` [I, I]:
+        see `between`."""
         diagonal = np.einsum("ii->i", moments)  # a view
         mean = float(diagonal.mean(dtype=np.float64))
         diagonal += np.float32(DAMPING * mean if mean > 0 else 1)
         self.order = np.argsort(-diagonal, kind="stable")
         permute(moments, self.order)
         self.h, self._drift = moments, drift
-        self._share = np.float32(tokens / (tokens + CAUTION * len(moments)))
         self.c = np.ascontiguousarray(np.linalg.cholesky(self.h[::-1, ::-1])[::-1, ::-1].T)
         self.importance: F32 = np.empty(len(diagonal), np.float32)  # of a rounding error, in the matrix's own order
         self.importance[self.order] = np.square(np.diagonal(self.c))
@@ -59,22 +58,20 @@ class Rounder:
         make of the same text, both [tokens, I]: H = sum x x^T, drift = sum (exact - x) x^T."""
         moments: F32 | None = None
         drift: F32 | None = None
-        tokens = 0
         for x, exact in pairs:
             moments, drift = add_product(moments, x, x), add_product(drift, exact - x, x)
-            tokens += len(x)
         assert moments is not None
-        return Rounder(moments, drift, tokens)
+        return Rounder(moments, drift)
 
     def target(self, weights: F32) -> F32:
         """Weights [O, I] that make up for what the matrices before did to the inputs. weights + weights drift H^-1 come
-        as near to the exact outputs as a matrix can (least squares; after GPTAQ, Li et al. 2025). Part of the way is
-        the calibration text's own, the more the fewer tokens there are for each input: only a share of it is gone."""
+        as near to the exact outputs as a matrix can (least squares; after GPTAQ, Li et al. 2025); MAKE_UP of the way
+        is gone, since part of the way is the calibration text's own."""
         if self._drift is None:
             return weights
         result = np.empty_like(weights)
         result[:, self.order] = self._solve((weights @ self._drift)[:, self.order])
-        result *= self._share
+        result *= np.float32(MAKE_UP)
         result += weights
         return result
 

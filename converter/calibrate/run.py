@@ -18,7 +18,7 @@ from .state import State
 from .text import Request
 
 __all__ = ["Calibrated", "Request", "calibrate"]
-VERSION = 4  # of the method: another one does not continue an older state folder
+VERSION = 3  # of the method: another one does not continue an older state folder
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def calibrate(source: Source, recipe: Recipe | Auto, request: Request, digest: b
     was interrupted."""
     facts: dict[str, int | str] = {"text_sha256": request.fingerprint()}
     wanted = [recipe.bits] if isinstance(recipe, Auto) else [recipe.scheme(name).name for name in source.names()]
-    method = [VERSION, fold.POWERS, gptq.SWEEPS, gptq.DAMPING, gptq.CAUTION]
+    method = [VERSION, fold.POWERS, gptq.SWEEPS, gptq.DAMPING, gptq.MAKE_UP]
     key = json.dumps([method, source.fingerprint, request.tokens, facts, wanted])
     windows = text.windows(request, digest, source.spec.bos_id)
     state = State(state_folder(out_path), key)

@@ -18,7 +18,7 @@ from test_graph import load
 import tandem_lm as tl
 from tandem_converter.calibrate import fold, sequential
 from tandem_converter.calibrate.forward import LayerPass, Rotary, logits, norm
-from tandem_converter.calibrate.gptq import CAUTION, DAMPING, Rounder
+from tandem_converter.calibrate.gptq import DAMPING, MAKE_UP, Rounder
 from tandem_converter.calibrate.qat import quantize_q4_0
 from tandem_converter.calibrate.run import state_folder
 from tandem_converter.calibrate.sensitivity import CANDIDATES, allocate
@@ -138,8 +138,7 @@ def test_a_target_makes_up_for_part_of_the_drift() -> None:
     def error(weights: np.ndarray) -> float:
         return float(np.linalg.norm(x @ weights.T - exact @ w.T))
 
-    share = 2000 / (2000 + CAUTION * 128)
-    assert error(rounder.target(w)) == pytest.approx((1 - share) * error(w), rel=0.1)
+    assert error(rounder.target(w)) == pytest.approx((1 - MAKE_UP) * error(w), rel=0.1)
     assert np.array_equal(Rounder.of([x]).target(w), w)
     assert np.allclose(Rounder.between([(x, x)]).target(w), w, atol=1e-6)
 
