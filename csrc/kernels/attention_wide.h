@@ -217,13 +217,13 @@ template <class Math, int C, class Element>
 TANDEM_INLINE void wide_value_strip(const float* weights, int room, const float* keep, int rows, int dim, const char* v,
                                     int64_t stride, int keys, float* unpacked, const char* next, int64_t next_stride,
                                     float* o) {
-  constexpr int kShare = kWideBlock / 4;  // of the next block's rows, for each of the first tiles
+  constexpr int kSharers = 4, kShare = kWideBlock / kSharers;  // of the next block's rows, for each of the first tiles
   unpack_values<Math, C, Element>(v, stride, keys, unpacked);
   const int steps = (keys + Math::kPack - 1) / Math::kPack;
   for (int r = 0; r < rows; r += kTileRows) {
     const int share = r / kTileRows;
     Next ahead = {};
-    if (next && share < 4) {
+    if (next && share < kSharers) {
       ahead = {next + share * kShare * next_stride, next_stride, kShare,
                C * kLanes * static_cast<int>(sizeof(Element))};
     }
