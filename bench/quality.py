@@ -1,6 +1,7 @@
 """What each quantisation costs: perplexity, divergence and size of every recipe, beside llama.cpp on the same weights.
 
     python bench/quality.py                  # Gemma 3 270M from its registry package; about two hours on two cores
+    python bench/quality.py --only auto-5-calibrated        # one row
 
 Every file is made from one set of weights, the checkpoint's as float32. llama.cpp's files are quantised from those by
 its own `llama_model_quantize`, with and without an importance matrix (needs llama-cpp-python; left out where it is
@@ -17,7 +18,7 @@ import json
 import math
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -318,7 +319,10 @@ def once(path: Path, measure: Callable[[], np.ndarray]) -> np.ndarray:
     return result
 
 
-def compare(gguf_path: Path, text: str, work: Path, say: Callable[[str], None], tokens: int = TOKENS) -> list[Row]:
+def compare(
+    gguf_path: Path, text: str, work: Path, say: Callable[[str], None], tokens: int = TOKENS, only: Sequence[str] = ()
+) -> list[Row]:
+    """`only`: the files of the variants wanted; all, and llama.cpp's, where it is empty."""
     rows: list[Row] = []
     request = Request(encode, None, tokens)
 
@@ -352,11 +356,15 @@ def compare(gguf_path: Path, text: str, work: Path, say: Callable[[str], None], 
         np.save(work / "f32.npy", np.stack([found, np.zeros_like(found), np.ones_like(found)]))
     add("tandem f32", np.load(work / "f32.npy"), exact, bundle_size(work / "f32-report.json"))
     for variant in VARIANTS:
+        if only and variant.file not in only:
+            continue
         out, alone = make_bundles(gguf_path, work, variant, request)
         values = once(work / f"{variant.file}.npy", lambda: yardstick.judge(ours(out, text)))  # noqa: B023
         only = once(work / f"{variant.file}-alone.npy", lambda: yardstick.judge(ours(alone, text)))  # noqa: B023
         alone.unlink(missing_ok=True)
         add(f"tandem {variant.name}", values, out, bundle_size(work / f"{variant.file}-report.json"), only)
+    if only:
+        return rows
     if find_spec("llama_cpp") is None:
         say("llama-cpp-python is not installed: no llama.cpp rows")
         return rows
@@ -441,6 +449,10 @@ def main() -> None:
     parser.add_argument("--gguf", type=Path, help="a gemma3 GGUF (default: Gemma 3 270M from its package)")
     parser.add_argument("--text", type=Path, nargs="+", default=TEXTS)
     parser.add_argument("--calib-tokens", type=int, default=TOKENS)
+    parser.add_argument(
+        "--only", nargs="+", default=[], choices=[v.file for v in VARIANTS],
+        help="these of Tandem's rows, printed and not recorded",
+    )  # fmt: skip
     parser.add_argument("--work", type=Path, help="keep the converted files here (default: a folder that is removed)")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "quality-gemma3-270m", help="without suffix")
     args = parser.parse_args()
@@ -448,7 +460,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
         work.mkdir(parents=True, exist_ok=True)
-        rows = compare(args.gguf or package_model(work), text, work, print, args.calib_tokens)
+        rows = compare(args.gguf or package_model(work), text, work, print, args.calib_tokens, args.only)
+    if args.only:
+        print(table(rows), end="")
+        return
     modules = {"ai-edge-litert": "ai_edge_litert", "llama-cpp-python": "llama_cpp"}
     versions = {name: metadata.version(name) for name, module in modules.items() if find_spec(module)}
     facts = {
