@@ -320,9 +320,9 @@ def once(path: Path, measure: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 def compare(
-    gguf_path: Path, text: str, work: Path, say: Callable[[str], None], tokens: int = TOKENS, only: Sequence[str] = ()
+    gguf_path: Path, text: str, work: Path, say: Callable[[str], None], tokens: int = TOKENS, wanted: Sequence[str] = ()
 ) -> list[Row]:
-    """`only`: the files of the variants wanted; all, and llama.cpp's, where it is empty."""
+    """`wanted`: the files of the variants to measure; all, and llama.cpp's, where it is empty."""
     rows: list[Row] = []
     request = Request(encode, None, tokens)
 
@@ -356,14 +356,14 @@ def compare(
         np.save(work / "f32.npy", np.stack([found, np.zeros_like(found), np.ones_like(found)]))
     add("tandem f32", np.load(work / "f32.npy"), exact, bundle_size(work / "f32-report.json"))
     for variant in VARIANTS:
-        if only and variant.file not in only:
+        if wanted and variant.file not in wanted:
             continue
         out, alone = make_bundles(gguf_path, work, variant, request)
         values = once(work / f"{variant.file}.npy", lambda: yardstick.judge(ours(out, text)))  # noqa: B023
         only = once(work / f"{variant.file}-alone.npy", lambda: yardstick.judge(ours(alone, text)))  # noqa: B023
         alone.unlink(missing_ok=True)
         add(f"tandem {variant.name}", values, out, bundle_size(work / f"{variant.file}-report.json"), only)
-    if only:
+    if wanted:
         return rows
     if find_spec("llama_cpp") is None:
         say("llama-cpp-python is not installed: no llama.cpp rows")
