@@ -19,6 +19,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/cpu_features.h"
 #include "kernels/attention.h"
 #include "kernels/linear.h"
 #include "kernels/rope_norm.h"
@@ -136,12 +137,14 @@ void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int thr
               100.0 * read / seconds / bandwidth);
 }
 
-// `rows` rows in blocks of 24, as model/native_step.cc has them, against pieces of weights that stay in the L2 cache.
+// Rows in blocks, as model/native_step.cc has them, against pieces of weights that stay in the L2 cache.
 // `block`: inputs that share a scale, or 0.
 void measure_products(int64_t inputs, int64_t outputs, int bits, int64_t block, int threads) {
-  constexpr int kRows = 480, kBlock = 24;
+  constexpr int kRows = 480;
   constexpr int64_t kPieceBytes = int64_t{1} << 18;
-  const PackedMatrix matrix{nullptr, inputs, outputs, bits, block};
+  PackedMatrix matrix{nullptr, inputs, outputs, bits, block};
+  matrix.wide = amx_selected() && bits == 4 && block == 0;
+  const int kBlock = linear_block(matrix);
   const auto bytes = static_cast<size_t>(matrix.bytes());
   const int64_t piece = std::max<int64_t>(1, kPieceBytes / matrix.group_bytes());
   std::vector<Memory> weights, results;
@@ -163,7 +166,7 @@ void measure_products(int64_t inputs, int64_t outputs, int bits, int64_t block, 
     for (int64_t group = 0; group < own.groups(); group += piece) {
       const int64_t last = std::min(group + piece, own.groups());
       for (int row = 0; row < kRows; row += kBlock) {
-        linear(own, rows.from(row), kBlock, group, last, out + row * outputs + group * own.group(), outputs);
+        linear(own, rows.from(row), std::min(kBlock, kRows - row), group, last, out + row * outputs + group * own.group(), outputs);
       }
     }
   });

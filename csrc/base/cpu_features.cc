@@ -1,12 +1,36 @@
 // CPU detection through the compiler's own run-time support, which also asks the operating system (XSAVE state).
 #include "base/cpu_features.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
 #include <string>
 #include <vector>
 
 namespace tandem {
 namespace {
+
+#if defined(__x86_64__)
+// Whether the CPU has AMX for bytes and Linux lets this process use its tiles (since 5.16, on request).
+bool amx_permitted() {
+#if defined(__linux__)
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0) return false;
+  if ((edx & kTile) == 0 || (edx & kInt8) == 0) return false;
+  return ::syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 std::vector<Isa> detect() {
   std::vector<Isa> found = {Isa::kBaseline};
@@ -18,6 +42,7 @@ std::vector<Isa> detect() {
         __builtin_cpu_supports("avx512vl")) {
       found.push_back(Isa::kAvx512);
       if (__builtin_cpu_supports("avx512bf16")) found.push_back(Isa::kAvx512Bf16);
+      if (__builtin_cpu_supports("avx512vnni") && amx_permitted()) found.push_back(Isa::kAvx512Amx);
     }
   }
 #endif
@@ -44,6 +69,8 @@ const char* isa_name(Isa isa) {
       return "avx512";
     case Isa::kAvx512Bf16:
       return "avx512bf16";
+    case Isa::kAvx512Amx:
+      return "avx512amx";
     case Isa::kBaseline:
       break;
   }
@@ -70,6 +97,14 @@ Result<Isa> select_isa(std::string_view wanted) {
   }
   return Status(Code::kInvalidRequest,
                 "TANDEM_ISA=" + std::string(wanted) + " is not available on this machine; choose one of: " + names);
+}
+
+bool amx_selected() {
+  static const bool selected = [] {
+    const Result<Isa> isa = select_isa();
+    return isa.ok() && isa.value() == Isa::kAvx512Amx;
+  }();
+  return selected;
 }
 
 }  // namespace tandem

@@ -14,9 +14,10 @@ enum class Isa : int {
   kAvx2 = 1,        // AVX2 + FMA + F16C
   kAvx512 = 2,      // AVX-512 F, BW, DQ and VL
   kAvx512Bf16 = 3,  // and BF16
+  kAvx512Amx = 4,   // and AMX with int8, which products of many rows use
 };
 
-const char* isa_name(Isa isa);  // "baseline", "avx2", "avx512", "avx512bf16": the values of TANDEM_ISA
+const char* isa_name(Isa isa);  // "baseline", "avx2", "avx512", "avx512bf16", "avx512amx": values of TANDEM_ISA
 
 // Those that this CPU and operating system can run, plainest first.
 std::span<const Isa> available_isas();
@@ -27,5 +28,8 @@ Result<Isa> select_isa();
 
 // The rule of select_isa() for a given value of TANDEM_ISA ("" = unset).
 Result<Isa> select_isa(std::string_view wanted);
+
+// Whether select_isa() gives kAvx512Amx. Asked once.
+bool amx_selected();
 
 }  // namespace tandem

@@ -32,7 +32,7 @@ float* partial_of(const AttentionPlan& plan, void* workspace, int threads, int64
 
 const Kernels& kernels_for(Isa isa, int head_dim) {
 #if defined(__x86_64__)
-  if (isa >= Isa::kAvx512Bf16 && head_dim % kAvx512Bf16Kernels.lanes == 0) return kAvx512Bf16Kernels;
+  if (isa == Isa::kAvx512Bf16 && head_dim % kAvx512Bf16Kernels.lanes == 0) return kAvx512Bf16Kernels;
   if (isa >= Isa::kAvx512 && head_dim % kAvx512Kernels.lanes == 0) return kAvx512Kernels;
   if (isa >= Isa::kAvx2 && head_dim % kAvx2Kernels.lanes == 0) return kAvx2Kernels;
 #else

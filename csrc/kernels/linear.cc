@@ -23,6 +23,7 @@ int packed_weight(const PackedMatrix& matrix, const std::byte* group, int64_t ou
   if (matrix.bits == 8) {
     return static_cast<int8_t>(data[input / 4 * 256 + output * 4 + input % 4]);
   }
+  if (matrix.wide) return nibble(data[input / 8 * 256 + output * 4 + input % 4], input % 8 >= 4);
   if (matrix.block != 0) data += input / matrix.block * kBlockScales;
   return nibble(data[input / 16 * 128 + output * 8 + input % 8], input % 16 >= 8);
 }
@@ -100,6 +101,7 @@ bool holds(const PackedMatrix& matrix, const std::byte* raw) {
 #if !defined(__x86_64__)
 // Never called: linear_available() says no.
 void quantise_row(const float*, int64_t, int, const ByteRows&) {}
+int linear_block(const PackedMatrix&) { return 1; }
 void linear(const PackedMatrix&, const ByteRows&, int, int64_t, int64_t, float*, int64_t) {}
 void rms_norm(const float*, const float*, float, int64_t, float*) {}
 void add_normed(const float*, const float*, float, float, int64_t, float*) {}

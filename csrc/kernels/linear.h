@@ -1,5 +1,5 @@
-// Products of rows with quantised matrices as XNNPACK packs them for VNNI machines, read in place: one copy of the
-// weights serves XNNPACK's graphs and these. XNNPACK's own kernel for several rows computes as many as its widest tile;
+// Products of rows with quantised matrices as XNNPACK packs them for machines with VNNI or AMX, read in place: one copy
+// of the weights serves XNNPACK's graphs and these. XNNPACK's own kernel for several rows computes as many as its widest tile;
 // these compute the rows that there are, so that a step of 4 reads the weights at the speed of memory too. With many
 // rows both do 90 to 96 % of the dot products that the CPU can do.
 //
@@ -10,7 +10,8 @@
 // 16 outputs x 8 bytes (low nibbles: inputs 0-7, high: 8-15), float scales[16], float biases[16]. With a scale for each
 // block of inputs: float sums[16] (-sum of weight * scale), for every block the same bytes and bfloat16 scales[16] (of
 // 16 times the weights), float biases[16]. Packed int8, groups of 64: int32 sums[64] (-sum), for every 4 inputs 64
-// outputs x 4 bytes, float scales[64], float biases[64].
+// outputs x 4 bytes, float scales[64], float biases[64]. Where the CPU has AMX, int4 per channel is in groups of 64 too
+// (`wide`): int32 sums[64], for every 8 inputs 64 outputs x 4 bytes (low nibbles: inputs 0-3, high: 4-7), then as int8.
 #pragma once
 
 #include <cstddef>
@@ -24,8 +25,9 @@ struct PackedMatrix {
   int64_t outputs = 0;  // a multiple of group()
   int bits = 4;         // 4 or 8
   int64_t block = 0;    // inputs that share a scale, a multiple of 32 that divides `inputs`; 0: all. With int4 only
+  bool wide = false;    // int4 without blocks in groups of 64
 
-  int64_t group() const { return bits == 4 ? 16 : 64; }
+  int64_t group() const { return bits == 4 && !wide ? 16 : 64; }
   int64_t groups() const { return outputs / group(); }
   int64_t scale_bytes() const { return block == 0 ? 4 : inputs / block * 2; }  // of an output
   int64_t group_bytes() const { return group() * (inputs * bits / 8 + 8 + scale_bytes()); }
@@ -49,6 +51,10 @@ struct ByteRows {
   ByteRows from(int64_t row) const { return {values + row * stride, stride, scales + row, zeros + row}; }
 };
 void quantise_row(const float* in, int64_t n, int row, const ByteRows& out);
+
+// How many rows to give linear() at a time where there are more: whole tiles of it, that stay in the core's cache.
+int linear_block(const PackedMatrix& matrix);
+constexpr int kMostLinearBlock = 256;
 
 // The outputs of groups [first, last): out[r * out_stride] is the first of them for row r.
 void linear(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/linear.h"
+#include "kernels/linear_amx.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"))), \
@@ -22,29 +23,20 @@ namespace linear_vnni {
 
 #include "kernels/simd.h"
 
-constexpr int kAhead = 1024;  // bytes to prefetch: enough to cross into the next page before it is needed
+#include "kernels/linear_impl.h"
 
-TANDEM_INLINE __m512i bytes_at(const std::byte* p) { return _mm512_loadu_si512(p); }
+constexpr int kBlock = 24;    // rows at a time: whole tiles of any of the kernels here
+constexpr int kAhead = 1024;  // bytes to prefetch: enough to cross into the next page before it is needed
 
 TANDEM_INLINE void prefetch(const std::byte* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p + kAhead), _MM_HINT_T0);
 }
-
-TANDEM_INLINE __m512i shifted(__m512i w) { return (__m512i)((Int)w << 4); }
 
 template <class T>
 TANDEM_INLINE T read(const uint8_t* p) {
   T value;
   std::memcpy(&value, p, sizeof value);
   return value;
-}
-
-// Sums, zero points and scales to 16 outputs of one row. `shift`: the sums are 2^shift times too large, exactly.
-TANDEM_INLINE void finish(__m512i sum, int shift, const std::byte* sums, const std::byte* scales, int64_t biases,
-                          int32_t zero, float scale, float* out) {
-  sum = (__m512i)(((Int)sum + (Int)bytes_at(sums) * zero) >> shift);
-  const __m512 scaled = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sum), _mm512_set1_ps(scale));
-  _mm512_storeu_ps(out, _mm512_fmadd_ps(scaled, _mm512_loadu_ps(scales), _mm512_loadu_ps(scales + biases)));
 }
 
 // The pragmas are for GCC 12: without them it keeps the arrays of sums in memory.
@@ -193,14 +185,52 @@ void group8(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, 
   }
 }
 
+// One group of 64 outputs in 4 bits for R rows.
+template <int R>
+void group4_wide(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, int row, float* out,
+                 int64_t out_stride) {
+  const std::byte* sums = w;
+  w += 256;
+  __m512i totals[R][4];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) totals[r][0] = totals[r][1] = totals[r][2] = totals[r][3] = _mm512_setzero_si512();
+  const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
+  const uint8_t* a = in.values + row * in.stride;
+  for (int64_t k = 0; k < matrix.inputs; k += 8, w += 256) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      prefetch(w + 64 * i);
+      const __m512i both = bytes_at(w + 64 * i);
+      const __m512i l = shifted(both) & high, h = both & high;
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const __m512i first = _mm512_set1_epi32(read<int32_t>(a + r * in.stride + k));
+        const __m512i second = _mm512_set1_epi32(read<int32_t>(a + r * in.stride + k + 4));
+        totals[r][i] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(totals[r][i], first, l), second, h);
+      }
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      finish(totals[r][i], 4, sums + 64 * i, w + 64 * i, 256, in.zeros[row + r], in.scales[row + r],
+             out + r * out_stride + 16 * i);
+    }
+  }
+}
+
 using Group = void (*)(const std::byte*, const PackedMatrix&, const ByteRows&, int, float*, int64_t);
 constexpr Group kGroups4[] = {group4<1>, group4<2>, group4<3>, group4<4>, group4<5>, group4<6>, group4<7>, group4<8>};
 constexpr Group kBlocks4[] = {group4_blocks<1>, group4_blocks<2>, group4_blocks<3>, group4_blocks<4>,
                               group4_blocks<5>, group4_blocks<6>, group4_blocks<7>, group4_blocks<8>};
+constexpr Group kWide4[] = {group4_wide<1>, group4_wide<2>, group4_wide<3>,
+                            group4_wide<4>, group4_wide<5>, group4_wide<6>};
 constexpr Group kGroups8[] = {group8<1>, group8<2>, group8<3>, group8<4>, group8<5>, group8<6>};
 
 const Group* kernels_for(const PackedMatrix& matrix) {
   if (matrix.bits == 8) return kGroups8;
+  if (matrix.wide) return kWide4;
   return matrix.block == 0 ? kGroups4 : kBlocks4;
 }
 
@@ -255,15 +285,25 @@ void quantise_row(const float* in, int64_t n, int row, const ByteRows& out) {
   out.zeros[row] = nudged + 128;
 }
 
+int linear_block(const PackedMatrix& matrix) {
+  return linear_amx_available(matrix) ? linear_amx_block(matrix) : kBlock;
+}
+
 void linear(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,
             int64_t out_stride) {
+  const int tiled = linear_amx_available(matrix) ? rows / kAmxRows * kAmxRows : 0;
+  if (tiled > 0) linear_amx(matrix, in, tiled, first, last, out, out_stride);
+  if (tiled == rows) return;
+  const ByteRows rest = in.from(tiled);
+  rows -= tiled;
+  out += tiled * out_stride;
   const Group* kernels = kernels_for(matrix);
-  const int most = matrix.bits == 8 ? 6 : 8;
+  const int most = matrix.group() == 64 ? 6 : 8;
   for (int64_t g = first; g < last; ++g) {
     const std::byte* w = matrix.data + g * matrix.group_bytes();
     for (int row = 0; row < rows; row += most) {
       const int count = rows - row < most ? rows - row : most;
-      kernels[count - 1](w, matrix, in, row, out + row * out_stride + (g - first) * matrix.group(), out_stride);
+      kernels[count - 1](w, matrix, rest, row, out + row * out_stride + (g - first) * matrix.group(), out_stride);
     }
   }
 }

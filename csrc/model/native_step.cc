@@ -12,10 +12,11 @@ constexpr int64_t kPieceBytes = 1 << 19;  // of a matrix that a thread takes at 
 constexpr int64_t kLeastPiece = 1 << 15;
 constexpr int64_t kThreadPieces = 2;      // pieces for every thread, so that none waits long for another
 constexpr int64_t kSmall = 1 << 16;       // bytes below which waking another thread costs more than it gives
-constexpr int kRowBlock = 24;             // rows that a piece is multiplied with at a time: whole tiles of linear()
-constexpr int kRowShare = 2 * kRowBlock;  // rows of a thread's share where the pieces alone are too few
+constexpr int kRowShare = 48;             // rows of a thread's share where the pieces alone are too few,
+constexpr int kTiledShare = 128;          // where blocks of rows are as large as AMX has them
 constexpr int64_t kEnoughShares = 32;
-constexpr int64_t kUpFloats = 4096;  // of the up projection, which lives only until it is multiplied with the gate
+constexpr int64_t kUpFloats = 4096;  // of the up projection, which lives only until it is multiplied with the gate:
+constexpr int64_t kMostUpFloats = kMostLinearBlock * kVector;  // where a vector of every row is more
 
 PackedMatrix packed_shape(const MatrixPlace& place) {
   PackedMatrix matrix;
@@ -67,7 +68,9 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
     const std::span<const std::byte> bytes = step->packed_.find(place.buffer);
     sound = sound && bytes.size() == static_cast<std::size_t>(matrix.bytes());
     matrix.data = bytes.data();
-    sound = sound && holds(matrix, model.data() + place.offset);
+    const std::byte* raw = model.data() + place.offset;
+    if (sound && matrix.bits == 4 && matrix.block == 0 && !holds(matrix, raw)) matrix.wide = true;
+    sound = sound && holds(matrix, raw);
     return matrix;
   };
   step->embed_ = find(table.embed);
@@ -119,14 +122,15 @@ void NativeStep::quantise(const float* in, int64_t size, int rows) {
   each_row(rows, [&](int row) { quantise_row(in + row * size, size, row, bytes_); });
 }
 
-void NativeStep::share(int64_t pieces, int64_t bytes, int rows,
+void NativeStep::share(int64_t pieces, int64_t bytes, int rows, int block,
                        const std::function<void(int64_t piece, int first, int count)>& work) {
   if (rows <= kStepRows && bytes < kSmall) {
     for (int64_t piece = 0; piece < pieces; ++piece) work(piece, 0, rows);
     return;
   }
   // Shares of one piece follow each other: its weights come from memory once.
-  const int size = rows > kStepRows && pieces < kEnoughShares ? kRowShare : rows;
+  const int least = block > kRowShare ? kTiledShare : kRowShare;
+  const int size = rows > kStepRows && pieces < kEnoughShares ? least : rows;
   const int64_t parts = (rows + size - 1) / size;
   pool_->run(pieces * parts, [&](int64_t i) {
     const int first = static_cast<int>(i % parts) * size;
@@ -141,21 +145,26 @@ int64_t NativeStep::piece_bytes(int64_t bytes) const {
 void NativeStep::multiply(std::span<const Product> products, int rows) {
   // Pieces of about equal bytes, over all the products.
   int64_t bytes = 0, total = 0;
-  for (const Product& product : products) bytes += product.matrix->bytes();
+  int widest = 0;
+  for (const Product& product : products) {
+    bytes += product.matrix->bytes();
+    widest = std::max(widest, linear_block(*product.matrix));
+  }
   const int64_t piece_size = piece_bytes(bytes);
   std::array<int64_t, 4> pieces{};
   for (std::size_t i = 0; i < products.size(); ++i) {
     pieces[i] = std::clamp<int64_t>(products[i].matrix->bytes() / piece_size, 1, products[i].matrix->groups());
     total += pieces[i];
   }
-  share(total, bytes, rows, [&](int64_t piece, int start, int count) {
+  share(total, bytes, rows, widest, [&](int64_t piece, int start, int count) {
     std::size_t i = 0;
     while (piece >= pieces[i]) piece -= pieces[i++];
     const auto& [matrix, out] = products[i];
     const int64_t groups = matrix->groups(), first = groups * piece / pieces[i],
                   last = groups * (piece + 1) / pieces[i];
-    for (int row = start; row < start + count; row += kRowBlock) {
-      const int block = std::min(kRowBlock, start + count - row);
+    const int most = linear_block(*matrix);
+    for (int row = start; row < start + count; row += most) {
+      const int block = std::min(most, start + count - row);
       linear(*matrix, bytes_.from(row), block, first, last, out + row * matrix->outputs + first * matrix->group(),
              matrix->outputs);
     }
@@ -167,17 +176,18 @@ void NativeStep::multiply_gated(const Matrices& layer, int rows) {
   const int64_t width = layer.gate.outputs, vectors = width / kVector;
   const int64_t bytes = layer.gate.bytes() + layer.up.bytes();
   const int64_t pieces = std::clamp<int64_t>(bytes / piece_bytes(bytes), 1, vectors);
-  share(pieces, bytes, rows, [&](int64_t piece, int start, int count) {
+  const int widest = std::max(linear_block(layer.gate), linear_block(layer.up));
+  share(pieces, bytes, rows, widest, [&](int64_t piece, int start, int count) {
     const int64_t end = vectors * (piece + 1) / pieces * kVector;
-    for (int row = start; row < start + count; row += kRowBlock) {
-      const int block = std::min(kRowBlock, start + count - row);
-      const int64_t most = kUpFloats / block / kVector * kVector;
+    for (int row = start; row < start + count; row += widest) {
+      const int block = std::min(widest, start + count - row);
+      const int64_t most = std::max(kUpFloats / block / kVector * kVector, kVector);
       for (int64_t first = vectors * piece / pieces * kVector; first < end; first += most) {
         const int64_t last = std::min(first + most, end), outputs = last - first;
         const auto multiply_part = [&](const PackedMatrix& matrix, float* out, int64_t stride) {
           linear(matrix, bytes_.from(row), block, first / matrix.group(), last / matrix.group(), out, stride);
         };
-        float up[kUpFloats];
+        float up[kMostUpFloats];
         float* gate = floats(gate_) + row * width + first;
         multiply_part(layer.gate, gate, width);
         multiply_part(layer.up, up, outputs);

@@ -66,8 +66,10 @@ class NativeStep {
   void each_row(int rows, const std::function<void(int row)>& work);
   void quantise(const float* in, int64_t size, int rows);
   void set_row_size(int64_t size) { bytes_.stride = size; }
-  // Calls work(piece, first row, rows) for about equal shares of a product of `bytes` of weights in `pieces`.
-  void share(int64_t pieces, int64_t bytes, int rows, const std::function<void(int64_t piece, int first, int count)>&);
+  // Calls work(piece, first row, rows) for about equal shares of a product of `bytes` of weights in `pieces`, with
+  // linear_block() `block`.
+  void share(int64_t pieces, int64_t bytes, int rows, int block,
+             const std::function<void(int64_t piece, int first, int count)>& work);
   // Of the pieces that products of `bytes` of weights are cut into.
   int64_t piece_bytes(int64_t bytes) const;
   // All products of the quantised rows, spread over the threads.

@@ -31,13 +31,14 @@ struct Sample {
 struct Scheme {
   int bits;
   int64_t block;
+  bool wide = false;
 };
-constexpr Scheme kSchemes[] = {{4, 0}, {8, 0}, {4, 32}, {4, 64}};
+constexpr Scheme kSchemes[] = {{4, 0}, {8, 0}, {4, 32}, {4, 64}, {4, 0, true}};
 
 Sample sample(Scheme scheme, int64_t outputs, int64_t inputs) {
   const int bits = scheme.bits;
   Sample s;
-  s.matrix = {nullptr, inputs, outputs, bits, scheme.block};
+  s.matrix = {nullptr, inputs, outputs, bits, scheme.block, scheme.wide};
   std::mt19937 random(7);
   const int most = bits == 4 ? 8 : 127;
   for (int64_t i = 0; i < outputs * inputs; ++i) {
@@ -68,6 +69,9 @@ Sample sample(Scheme scheme, int64_t outputs, int64_t inputs) {
         scaled -= static_cast<float>(w) * s.scale(g * group + o, i);
         if (bits == 8) {
           at[4 * group + i / 4 * 256 + o * 4 + i % 4] = static_cast<std::byte>(w);
+        } else if (scheme.wide) {
+          at[4 * group + i / 8 * 256 + o * 4 + i % 4] |=
+              static_cast<std::byte>((static_cast<unsigned>(w) & 15u) << (i % 8 >= 4 ? 4 : 0));
         } else {
           const int64_t scales_before = block == 0 ? 0 : i / block * 2 * group;
           at[4 * group + scales_before + i / 16 * 128 + o * 8 + i % 8] |=
@@ -149,8 +153,9 @@ TEST(quantised_rows_are_close_and_keep_zero) {
 
 TEST(products_match_the_definition_for_any_number_of_rows) {
   if (!linear_available()) return;
-  const int64_t inputs = 320, outputs = 192;
-  const int most = 16;
+  // More inputs and rows than AMX takes at a time, and rows that are no whole tiles.
+  const int64_t inputs = 1088, outputs = 192;
+  const int most = 299;
   const std::vector<float> in = numbers(static_cast<size_t>(most * inputs), 2.0f);
   const Quantised q(in, most, inputs);
   for (const Scheme scheme : kSchemes) {
@@ -171,7 +176,7 @@ TEST(products_match_the_definition_for_any_number_of_rows) {
       }
     }
     CHECK(worst < 1e-6 * largest);
-    for (int rows = 1; rows < most; ++rows) {
+    for (const int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 15, 16, 17, 31, 32, 40, 48, 63, 256, 298}) {
       std::vector<float> some(all.size(), -1.0f);
       for (int64_t g = 0; g < s.matrix.groups(); ++g) {
         linear(s.matrix, q.rows, rows, g, g + 1, some.data() + g * s.matrix.group(), outputs);
