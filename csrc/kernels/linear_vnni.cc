@@ -3,6 +3,7 @@
 #include <immintrin.h>
 
 #include <cstring>
+#include <span>
 
 #include "kernels/linear.h"
 #include "kernels/linear_amx.h"
@@ -21,8 +22,6 @@
 namespace tandem {
 namespace linear_vnni {
 
-#include "kernels/simd.h"
-
 #include "kernels/linear_impl.h"
 
 constexpr int kBlock = 24;    // rows at a time: whole tiles of any of the kernels here
@@ -40,6 +39,13 @@ TANDEM_INLINE T read(const uint8_t* p) {
 }
 
 // The pragmas are for GCC 12: without them it keeps the arrays of sums in memory.
+
+// Partial sums of outputs 0-7 and 8-15, two each, to 16 sums.
+TANDEM_INLINE __m512i paired(__m512i left, __m512i right) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return _mm512_add_epi32(_mm512_permutex2var_epi32(left, even, right), _mm512_permutex2var_epi32(left, odd, right));
+}
 
 // One group of 16 outputs for R rows.
 template <int R>
@@ -68,81 +74,58 @@ void group4(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, 
       right[r] = _mm512_dpbusd_epi32(right[r], second, h1);
     }
   }
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const __m512i sum = _mm512_add_epi32(_mm512_permutex2var_epi32(left[r], even, right[r]),
-                                         _mm512_permutex2var_epi32(left[r], odd, right[r]));
+    const __m512i sum = paired(left[r], right[r]);
     finish(sum, 4, sums, w, 64, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
   }
 }
 
-// Scales of one block of a group twice each, as partial sums lie: of outputs 0-7 and of 8-15.
-TANDEM_INLINE void block_scales(const std::byte* p, __m512* left, __m512* right) {
-  const __m512i halves = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  // A bfloat16 is the upper half of a float.
-  const __m512i first = _mm512_setr_epi32(0, 0, 1 << 16, 1 << 16, 2 << 16, 2 << 16, 3 << 16, 3 << 16, 4 << 16, 4 << 16,
-                                          5 << 16, 5 << 16, 6 << 16, 6 << 16, 7 << 16, 7 << 16);
-  const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8 << 16));
-  constexpr __mmask32 kUpper = 0xaaaaaaaa;
-  *left = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, first, halves));
-  *right = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, second, halves));
-}
-
-// The floats of one row, of all blocks, to its 16 outputs.
-TANDEM_INLINE void finish_blocks(__m512 left, __m512 right, const std::byte* sums, const std::byte* biases,
-                                 int32_t zero, float scale, float* out) {
-  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-  const __m512 sum = _mm512_add_ps(_mm512_permutex2var_ps(left, even, right), _mm512_permutex2var_ps(left, odd, right));
-  const __m512 moved = _mm512_fmadd_ps(_mm512_set1_ps(static_cast<float>(zero)), _mm512_loadu_ps(sums), sum);
-  _mm512_storeu_ps(out, _mm512_fmadd_ps(moved, _mm512_set1_ps(scale), _mm512_loadu_ps(biases)));
-}
-
-TANDEM_INLINE __m512 add_scaled(__m512i sum, __m512 scales, __m512 to) {
-  return _mm512_fmadd_ps(_mm512_maskz_cvtepi32_ps(0xffff, sum), scales, to);
-}
-
-// One group of 16 outputs for R rows, with a scale for every block. 32 inputs at a time: their weights stay in
-// registers. (Sums of integers over longer blocks need more registers than there are, and gained little.)
+// Adds the products of 32 inputs, 128 bytes of weights for every 16, to the partial sums of R rows from `a` on.
 template <int R>
+TANDEM_INLINE void add_32_inputs(const std::byte* w, const uint8_t* a, int64_t stride, __m512i* left, __m512i* right) {
+  const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
+  const __m512i w0 = bytes_at(w), w1 = bytes_at(w + 64), w2 = bytes_at(w + 128), w3 = bytes_at(w + 192);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) prefetch(w + 64 * i);
+  const __m512i l0 = shifted(w0) & high, h0 = w0 & high, l1 = shifted(w1) & high, h1 = w1 & high;
+  const __m512i l2 = shifted(w2) & high, h2 = w2 & high, l3 = shifted(w3) & high, h3 = w3 & high;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const uint8_t* bytes = a + r * stride;
+    const __m512i a0 = _mm512_set1_epi64(read<int64_t>(bytes)), a1 = _mm512_set1_epi64(read<int64_t>(bytes + 8));
+    const __m512i a2 = _mm512_set1_epi64(read<int64_t>(bytes + 16)), a3 = _mm512_set1_epi64(read<int64_t>(bytes + 24));
+    __m512i one = _mm512_dpbusd_epi32(left[r], a0, l0), other = _mm512_dpbusd_epi32(right[r], a0, l1);
+    one = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(one, a1, h0), a2, l2), a3, h2);
+    other = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(other, a1, h1), a2, l3), a3, h3);
+    left[r] = one, right[r] = other;
+  }
+}
+
+// One group of 16 outputs for R rows, with a scale for every block: integers within a block, floats from block to
+// block. `Short`: blocks of 32, whose integers need no registers from one load of weights to the next.
+template <int R, bool Short>
 void group4_blocks(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, int row, float* out,
                    int64_t out_stride) {
   const std::byte* sums = w;
   w += 64;
-  __m512 left[R], right[R];  // outputs 0-7 and 8-15, two partial sums each
+  __m512 totals[R];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) left[r] = right[r] = _mm512_setzero_ps();
-  const __m512i high = _mm512_set1_epi8(static_cast<char>(0xf0));
+  for (int r = 0; r < R; ++r) totals[r] = _mm512_setzero_ps();
   const uint8_t* a = in.values + row * in.stride;
-  for (int64_t at = 0; at < matrix.inputs; at += matrix.block, w += 32) {
-    __m512 left_scales, right_scales;
-    block_scales(w + matrix.block * 8, &left_scales, &right_scales);
-    for (int64_t k = at; k < at + matrix.block; k += 32, w += 256) {
-      const __m512i w0 = bytes_at(w), w1 = bytes_at(w + 64), w2 = bytes_at(w + 128), w3 = bytes_at(w + 192);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) prefetch(w + 64 * i);
-      const __m512i l0 = shifted(w0) & high, h0 = w0 & high, l1 = shifted(w1) & high, h1 = w1 & high;
-      const __m512i l2 = shifted(w2) & high, h2 = w2 & high, l3 = shifted(w3) & high, h3 = w3 & high;
+  const int64_t block = Short ? 32 : matrix.block;
+  for (int64_t at = 0; at < matrix.inputs; at += block, w += kBlockScales) {
+    const __m512 scales = block_scales(w + block * 8);
+    __m512i left[R], right[R];
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const uint8_t* bytes = a + r * in.stride + k;
-        const __m512i a0 = _mm512_set1_epi64(read<int64_t>(bytes)), a1 = _mm512_set1_epi64(read<int64_t>(bytes + 8));
-        const __m512i a2 = _mm512_set1_epi64(read<int64_t>(bytes + 16));
-        const __m512i a3 = _mm512_set1_epi64(read<int64_t>(bytes + 24));
-        __m512i one = _mm512_dpbusd_epi32(_mm512_setzero_si512(), a0, l0);
-        __m512i other = _mm512_dpbusd_epi32(_mm512_setzero_si512(), a0, l1);
-        one = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(one, a1, h0), a2, l2), a3, h2);
-        other = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(other, a1, h1), a2, l3), a3, h3);
-        left[r] = add_scaled(one, left_scales, left[r]);
-        right[r] = add_scaled(other, right_scales, right[r]);
-      }
-    }
+    for (int r = 0; r < R; ++r) left[r] = right[r] = _mm512_setzero_si512();
+    for (int64_t k = at; k < at + block; k += 32, w += 256) add_32_inputs<R>(w, a + k, in.stride, left, right);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) totals[r] = add_scaled(paired(left[r], right[r]), scales, totals[r]);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    finish_blocks(left[r], right[r], sums, w, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
+    finish_blocks(totals[r], sums, w, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
   }
 }
 
@@ -222,16 +205,21 @@ void group4_wide(const std::byte* w, const PackedMatrix& matrix, const ByteRows&
 
 using Group = void (*)(const std::byte*, const PackedMatrix&, const ByteRows&, int, float*, int64_t);
 constexpr Group kGroups4[] = {group4<1>, group4<2>, group4<3>, group4<4>, group4<5>, group4<6>, group4<7>, group4<8>};
-constexpr Group kBlocks4[] = {group4_blocks<1>, group4_blocks<2>, group4_blocks<3>, group4_blocks<4>,
-                              group4_blocks<5>, group4_blocks<6>, group4_blocks<7>, group4_blocks<8>};
+constexpr Group kShort4[] = {group4_blocks<1, true>, group4_blocks<2, true>, group4_blocks<3, true>,
+                             group4_blocks<4, true>, group4_blocks<5, true>, group4_blocks<6, true>,
+                             group4_blocks<7, true>, group4_blocks<8, true>};
+constexpr Group kLong4[] = {group4_blocks<1, false>, group4_blocks<2, false>, group4_blocks<3, false>,
+                            group4_blocks<4, false>, group4_blocks<5, false>, group4_blocks<6, false>};
 constexpr Group kWide4[] = {group4_wide<1>, group4_wide<2>, group4_wide<3>,
                             group4_wide<4>, group4_wide<5>, group4_wide<6>};
 constexpr Group kGroups8[] = {group8<1>, group8<2>, group8<3>, group8<4>, group8<5>, group8<6>};
 
-const Group* kernels_for(const PackedMatrix& matrix) {
+// The kernels for 1, 2, ... rows of a format.
+std::span<const Group> kernels_for(const PackedMatrix& matrix) {
   if (matrix.bits == 8) return kGroups8;
   if (matrix.wide) return kWide4;
-  return matrix.block == 0 ? kGroups4 : kBlocks4;
+  if (matrix.block == 0) return kGroups4;
+  return matrix.block == 32 ? std::span<const Group>(kShort4) : kLong4;
 }
 
 float mean_square(const float* in, int64_t n) {
@@ -291,19 +279,15 @@ int linear_block(const PackedMatrix& matrix) {
 
 void linear(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,
             int64_t out_stride) {
-  const int tiled = linear_amx_available(matrix) ? rows / kAmxRows * kAmxRows : 0;
-  if (tiled > 0) linear_amx(matrix, in, tiled, first, last, out, out_stride);
-  if (tiled == rows) return;
-  const ByteRows rest = in.from(tiled);
-  rows -= tiled;
-  out += tiled * out_stride;
-  const Group* kernels = kernels_for(matrix);
-  const int most = matrix.group() == 64 ? 6 : 8;
+  if (rows >= kAmxRows && linear_amx_available(matrix))
+    return linear_amx(matrix, in, rows, first, last, out, out_stride);
+  const std::span<const Group> kernels = kernels_for(matrix);
+  const int most = static_cast<int>(kernels.size());
   for (int64_t g = first; g < last; ++g) {
     const std::byte* w = matrix.data + g * matrix.group_bytes();
     for (int row = 0; row < rows; row += most) {
       const int count = rows - row < most ? rows - row : most;
-      kernels[count - 1](w, matrix, rest, row, out + row * out_stride + (g - first) * matrix.group(), out_stride);
+      kernels[count - 1](w, matrix, in, row, out + row * out_stride + (g - first) * matrix.group(), out_stride);
     }
   }
 }

@@ -10,11 +10,12 @@ namespace {
 constexpr int64_t kVector = 64;           // floats that a norm takes at a time; outputs of the widest group
 constexpr int64_t kPieceBytes = 1 << 19;  // of a matrix that a thread takes at a time, at most: half of an L2 cache
 constexpr int64_t kLeastPiece = 1 << 15;
-constexpr int64_t kThreadPieces = 2;      // pieces for every thread, so that none waits long for another
-constexpr int64_t kSmall = 1 << 16;       // bytes below which waking another thread costs more than it gives
-constexpr int kRowShare = 48;             // rows of a thread's share where the pieces alone are too few,
-constexpr int kTiledShare = 128;          // where blocks of rows are as large as AMX has them
+constexpr int64_t kThreadPieces = 2;  // pieces for every thread, so that none waits long for another
+constexpr int64_t kSmall = 1 << 16;   // bytes below which waking another thread costs more than it gives
+constexpr int kRowShare = 48;         // rows of a thread's share where the pieces alone are too few,
+constexpr int kTiledShare = 128;      // where blocks of rows are as large as AMX has them
 constexpr int64_t kEnoughShares = 32;
+constexpr int kTileRows = 16;        // ByteRows are read up to a multiple of these
 constexpr int64_t kUpFloats = 4096;  // of the up projection, which lives only until it is multiplied with the gate:
 constexpr int64_t kMostUpFloats = kMostLinearBlock * kVector;  // where a vector of every row is more
 
@@ -98,7 +99,7 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
   TANDEM_ASSIGN_OR_RETURN(step->v_, rows(widest_kv));
   TANDEM_ASSIGN_OR_RETURN(step->attended_, rows(widest_q));
   TANDEM_ASSIGN_OR_RETURN(step->gate_, rows(spec.intermediate_size));
-  TANDEM_ASSIGN_OR_RETURN(step->values_, reserve(static_cast<std::size_t>(kMostRows * widest), "a step"));
+  TANDEM_ASSIGN_OR_RETURN(step->values_, reserve(static_cast<std::size_t>((kMostRows + kTileRows) * widest), "a step"));
   step->scales_.resize(kMostRows);
   step->zeros_.resize(kMostRows);
   step->bytes_ = {static_cast<uint8_t*>(step->values_.get()), widest, step->scales_.data(), step->zeros_.data()};

@@ -33,7 +33,7 @@ struct Scheme {
   int64_t block;
   bool wide = false;
 };
-constexpr Scheme kSchemes[] = {{4, 0}, {8, 0}, {4, 32}, {4, 64}, {4, 0, true}};
+constexpr Scheme kSchemes[] = {{4, 0}, {8, 0}, {4, 32}, {4, 64}, {4, 128}, {4, 96}, {4, 0, true}};
 
 Sample sample(Scheme scheme, int64_t outputs, int64_t inputs) {
   const int bits = scheme.bits;
@@ -110,7 +110,9 @@ struct Quantised {
   std::vector<int32_t> zeros;
   ByteRows rows;
   Quantised(const std::vector<float>& in, int count, int64_t size)
-      : values(in.size()), scales(static_cast<size_t>(count)), zeros(static_cast<size_t>(count)) {
+      : values(in.size() + static_cast<size_t>(15 * size)),
+        scales(static_cast<size_t>(count)),
+        zeros(static_cast<size_t>(count)) {
     rows = {values.data(), size, scales.data(), zeros.data()};
     for (int r = 0; r < count; ++r) quantise_row(in.data() + r * size, size, r, rows);
   }
@@ -120,7 +122,7 @@ struct Quantised {
 
 TEST(packed_data_is_recognised) {
   for (const Scheme scheme : kSchemes) {
-    Sample s = sample(scheme, 192, 128);
+    Sample s = sample(scheme, 192, 384);
     CHECK(holds(s.matrix, s.raw.data()));
     for (const size_t at : {size_t{3}, static_cast<size_t>(s.matrix.group_bytes() / 2), s.packed.size() - 1}) {
       const std::byte kept = s.packed[at];
@@ -154,7 +156,7 @@ TEST(quantised_rows_are_close_and_keep_zero) {
 TEST(products_match_the_definition_for_any_number_of_rows) {
   if (!linear_available()) return;
   // More inputs and rows than AMX takes at a time, and rows that are no whole tiles.
-  const int64_t inputs = 1088, outputs = 192;
+  const int64_t inputs = 1152, outputs = 192;  // whole blocks
   const int most = 299;
   const std::vector<float> in = numbers(static_cast<size_t>(most * inputs), 2.0f);
   const Quantised q(in, most, inputs);
