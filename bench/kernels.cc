@@ -156,7 +156,9 @@ void measure_products(int64_t inputs, int64_t outputs, int bits, int64_t block, 
   constexpr int kRows = 480;
   constexpr int64_t kPieceBytes = int64_t{1} << 18;
   PackedMatrix matrix{nullptr, inputs, outputs, bits, block};
-  matrix.wide = amx_selected() && bits == 4 && block == 0;
+  const Result<Isa> isa = select_isa();
+  matrix.tiles = isa.ok() && isa.value() == Isa::kAvx512Amx;
+  matrix.wide = matrix.tiles && bits == 4 && block == 0;
   const int kBlock = linear_block(matrix);
   const auto bytes = static_cast<size_t>(matrix.bytes());
   const int64_t piece = std::max<int64_t>(1, kPieceBytes / matrix.group_bytes());

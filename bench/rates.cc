@@ -16,6 +16,10 @@
 #elif defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 #endif
+#if defined(__AMX_INT8__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace {
 
@@ -49,7 +53,7 @@ double fastest(int threads, const std::function<void(int)>& work) {
 }
 
 double bytes_per_second(int threads) {
-  constexpr std::size_t kWords = std::size_t{128} * 1024 * 1024 / sizeof(uint64_t);  // per thread: beyond any cache
+  constexpr std::size_t kWords = std::size_t{1} << 27;  // 1 GiB per thread: beyond any cache
   std::vector<std::vector<uint64_t>> memory(static_cast<std::size_t>(threads), std::vector<uint64_t>(kWords, 1));
   const double seconds = fastest(threads, [&](int i) {
     const uint64_t* words = memory[static_cast<std::size_t>(i)].data();
@@ -62,8 +66,38 @@ double bytes_per_second(int threads) {
   return static_cast<double>(threads) * kWords * sizeof(uint64_t) / seconds;
 }
 
+#if defined(__AMX_INT8__) && defined(__linux__)
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// Products of tiles that stay where they are; 0 where Linux keeps tiles from the process.
+double tile_macs_per_second(int threads) {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return 0;
+  constexpr int64_t kSteps = 1'000'000;
+  constexpr int kTiles = 4;
+  constexpr double kMacs = 16 * 16 * 64;
+  const double seconds = fastest(threads, [&](int) {
+    const TileConfig config;
+    asm volatile("ldtilecfg %0" : : "m"(config));
+    for (int64_t step = 0; step < kSteps; ++step) {
+      asm volatile(
+          "tdpbusd %%tmm6, %%tmm4, %%tmm0\n tdpbusd %%tmm7, %%tmm4, %%tmm1\n"
+          "tdpbusd %%tmm6, %%tmm5, %%tmm2\n tdpbusd %%tmm7, %%tmm5, %%tmm3" ::);
+    }
+    asm volatile("tilerelease" ::: "memory");
+  });
+  return static_cast<double>(threads) * kSteps * kTiles * kMacs / seconds;
+}
+#else
+double tile_macs_per_second(int) { return 0; }
+#endif
+
 // 0 where the compiler knows no int8 dot product for this processor.
-double macs_per_second(int threads) {
+double vector_macs_per_second(int threads) {
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__) || defined(__ARM_FEATURE_DOTPROD)
   constexpr int64_t kSteps = 2'000'000;
   constexpr int kChains = 12;  // independent sums, more than the latency needs
@@ -110,7 +144,8 @@ double macs_per_second(int threads) {
 
 int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::max(1, std::atoi(argv[1])) : 1;
-  const double bytes = bytes_per_second(threads), macs = macs_per_second(threads);
+  const double bytes = bytes_per_second(threads);
+  const double macs = std::max(vector_macs_per_second(threads), tile_macs_per_second(threads));
   std::printf("{\"threads\": %d, \"bytes_per_second\": %.4g, \"int8_macs_per_second\": %.4g}\n", threads, bytes, macs);
   return 0;
 }

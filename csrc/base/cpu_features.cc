@@ -99,12 +99,4 @@ Result<Isa> select_isa(std::string_view wanted) {
                 "TANDEM_ISA=" + std::string(wanted) + " is not available on this machine; choose one of: " + names);
 }
 
-bool amx_selected() {
-  static const bool selected = [] {
-    const Result<Isa> isa = select_isa();
-    return isa.ok() && isa.value() == Isa::kAvx512Amx;
-  }();
-  return selected;
-}
-
 }  // namespace tandem

@@ -29,7 +29,4 @@ Result<Isa> select_isa();
 // The rule of select_isa() for a given value of TANDEM_ISA ("" = unset).
 Result<Isa> select_isa(std::string_view wanted);
 
-// Whether select_isa() gives kAvx512Amx. Asked once.
-bool amx_selected();
-
 }  // namespace tandem

@@ -26,6 +26,7 @@ struct PackedMatrix {
   int bits = 4;         // 4 or 8
   int64_t block = 0;    // inputs that share a scale, a multiple of 32 that divides `inputs`; 0: all. With int4 only
   bool wide = false;    // int4 without blocks in groups of 64
+  bool tiles = false;   // where rows are many, AMX may multiply them: select_isa() gave kAvx512Amx
 
   int64_t group() const { return bits == 4 && !wide ? 16 : 64; }
   int64_t groups() const { return outputs / group(); }

@@ -2,8 +2,6 @@
 // they read and write: the intrinsics of GCC 12 hide it, so that it drops or moves the stores to a tile's memory.
 #include "kernels/linear_amx.h"
 
-#include "base/cpu_features.h"
-
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -293,7 +291,7 @@ using namespace tiles;
 bool linear_amx_available(const PackedMatrix& matrix) {
   const bool known =
       matrix.block == 0 ? matrix.group() == 64 : matrix.block == 32 || matrix.block == 64 || matrix.block == 128;
-  return known && amx_selected();
+  return known && matrix.tiles;
 }
 
 int linear_amx_block(const PackedMatrix& matrix) {

@@ -6,7 +6,7 @@
 
 namespace tandem {
 
-// Whether linear_amx() multiplies matrices of this format on this CPU and under this TANDEM_ISA.
+// Whether linear_amx() may multiply this matrix, and knows its format.
 bool linear_amx_available(const PackedMatrix& matrix);
 // linear_block() of these.
 int linear_amx_block(const PackedMatrix& matrix);

@@ -4,6 +4,8 @@
 #include <array>
 #include <string>
 
+#include "base/cpu_features.h"
+
 namespace tandem {
 namespace {
 
@@ -63,9 +65,12 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
   step->packed_ = std::move(packed);
   step->pool_ = &pool;
 
+  TANDEM_ASSIGN_OR_RETURN(const Isa isa, select_isa());
+  const bool tiles = isa == Isa::kAvx512Amx;
   bool sound = true;
   const auto find = [&](const MatrixPlace& place) {
     PackedMatrix matrix = packed_shape(place);
+    matrix.tiles = tiles;
     const std::span<const std::byte> bytes = step->packed_.find(place.buffer);
     sound = sound && bytes.size() == static_cast<std::size_t>(matrix.bytes());
     matrix.data = bytes.data();

@@ -5,6 +5,7 @@
 #include <random>
 #include <vector>
 
+#include "base/cpu_features.h"
 #include "check.h"
 #include "kernels/linear.h"
 
@@ -161,7 +162,7 @@ TEST(products_match_the_definition_for_any_number_of_rows) {
   const std::vector<float> in = numbers(static_cast<size_t>(most * inputs), 2.0f);
   const Quantised q(in, most, inputs);
   for (const Scheme scheme : kSchemes) {
-    const Sample s = sample(scheme, outputs, inputs);
+    Sample s = sample(scheme, outputs, inputs);
     std::vector<float> all(static_cast<size_t>(most * outputs));
     linear(s.matrix, q.rows, most, 0, s.matrix.groups(), all.data(), outputs);
     double worst = 0.0, largest = 0.0;
@@ -178,13 +179,17 @@ TEST(products_match_the_definition_for_any_number_of_rows) {
       }
     }
     CHECK(worst < 1e-6 * largest);
-    for (const int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 15, 16, 17, 31, 32, 40, 48, 63, 256, 298}) {
-      std::vector<float> some(all.size(), -1.0f);
-      for (int64_t g = 0; g < s.matrix.groups(); ++g) {
-        linear(s.matrix, q.rows, rows, g, g + 1, some.data() + g * s.matrix.group(), outputs);
+    for (const bool tiles : {false, true}) {
+      if (tiles && available_isas().back() != Isa::kAvx512Amx) break;
+      s.matrix.tiles = tiles;
+      for (const int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 15, 16, 17, 31, 32, 40, 48, 63, 256, 298, most}) {
+        std::vector<float> some(all.size() + 1, -1.0f);
+        for (int64_t g = 0; g < s.matrix.groups(); ++g) {
+          linear(s.matrix, q.rows, rows, g, g + 1, some.data() + g * s.matrix.group(), outputs);
+        }
+        CHECK(std::equal(some.begin(), some.begin() + rows * outputs, all.begin()));
+        CHECK(some[static_cast<size_t>(rows * outputs)] == -1.0f);
       }
-      CHECK(std::equal(some.begin(), some.begin() + rows * outputs, all.begin()));
-      CHECK(some[static_cast<size_t>(rows * outputs)] == -1.0f);
     }
   }
 }

@@ -10,7 +10,7 @@ import pytest
 
 import tandem_lm as tl
 
-ISAS = ["baseline", "avx2", "avx512", "avx512bf16"]
+ISAS = ["baseline", "avx2", "avx512", "avx512bf16", "avx512amx"]
 BOUNDS = {"f32": 1e-5, "f16": 2e-3, "int8": 2e-2}  # largest error of a logit, relative to the largest logit
 LENGTH = 60  # a prefill of some chunks, far beyond the tiny models' window of 8
 
