@@ -1,5 +1,7 @@
 // What this machine can do at most, for the roofline of bench/compare.py: bytes read from memory per second and int8
 // multiply-adds per second, with N threads. Built by bench/machine.py with -O3 -march=native; prints one JSON object.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -8,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -26,6 +29,23 @@ namespace {
 constexpr int kRounds = 40;  // short ones, of which the best counts: neighbours only ever slow a round down
 
 std::atomic<uint64_t> sink{0};  // keeps results alive
+
+template <class T>
+struct LargePages {
+  using value_type = T;
+  T* allocate(std::size_t count) {
+    constexpr std::size_t kLarge = std::size_t{2} << 20;
+    const std::size_t bytes = (count * sizeof(T) + kLarge - 1) / kLarge * kLarge;
+    void* memory = std::aligned_alloc(kLarge, bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+    return static_cast<T*>(memory);
+  }
+  void deallocate(T* memory, std::size_t) { std::free(memory); }
+  friend bool operator==(const LargePages&, const LargePages&) { return true; }
+};
 
 // Seconds of the fastest of kRounds runs of `work(thread)` on all threads at once.
 double fastest(int threads, const std::function<void(int)>& work) {
@@ -52,9 +72,13 @@ double fastest(int threads, const std::function<void(int)>& work) {
   return best;
 }
 
+// Memory in pages as large as the system gives, so that nothing but the reading is measured.
+std::vector<uint64_t, LargePages<uint64_t>> memory_of(std::size_t words) { return {words, 1, LargePages<uint64_t>()}; }
+
 double bytes_per_second(int threads) {
   constexpr std::size_t kWords = std::size_t{1} << 27;  // 1 GiB per thread: beyond any cache
-  std::vector<std::vector<uint64_t>> memory(static_cast<std::size_t>(threads), std::vector<uint64_t>(kWords, 1));
+  std::vector<decltype(memory_of(0))> memory;
+  for (int i = 0; i < threads; ++i) memory.push_back(memory_of(kWords));
   const double seconds = fastest(threads, [&](int i) {
     const uint64_t* words = memory[static_cast<std::size_t>(i)].data();
     uint64_t sums[32] = {};

@@ -4,7 +4,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <span>
 
+#include "base/huge_pages.h"
 #include "litert/options.h"
 
 namespace tandem::litert {
@@ -133,6 +135,10 @@ Result<CompiledModel> CompiledModel::create(const Environment& environment, cons
   RtCompiledModel compiled = nullptr;
   const RtStatus status = api.CreateCompiledModel(environment.get(), model.get(), raw, &compiled);
   if (status != kRtOk) return to_status(status, "LiteRT cannot compile the model for the CPU");
+  if (!options.weight_cache_path.empty()) {  // mapped by now, and hardly touched
+    const std::span<const std::byte> weights = mapped_file(options.weight_cache_path);
+    prefer_huge_pages(weights.data(), weights.size());
+  }
   return CompiledModel(CompiledHandle(environment.library(), compiled));
 }
 

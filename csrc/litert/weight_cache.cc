@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/huge_pages.h"
 #include "base/sha256.h"
 
 namespace tandem::litert {
@@ -25,6 +27,19 @@ namespace {
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kSlack = 16 << 20;    // what padding may add to small models
 constexpr uint64_t kSampledPages = 256;  // evenly spaced, first and last included: 1 MiB of reading at most
+
+// Reads up to a page. One that was not in the page cache does not stay there: it would keep the huge page that holds it
+// from being read in as one.
+bool read_page(int fd, off_t offset, std::byte* out) {
+#if defined(RWF_NOWAIT)
+  const iovec where{out, kPage};
+  if (preadv2(fd, &where, 1, offset, RWF_NOWAIT) > 0) return true;
+#endif
+  posix_fadvise(fd, offset, kPage, POSIX_FADV_RANDOM);
+  const ssize_t got = pread(fd, out, kPage, offset);
+  posix_fadvise(fd, offset, kPage, POSIX_FADV_DONTNEED);
+  return got > 0;
+}
 
 // "size mtime-ns sha256-of-sampled-pages", or empty when the file cannot be read.
 std::string stamp_of(const std::string& path) {
@@ -40,8 +55,7 @@ std::string stamp_of(const std::string& path) {
     bool complete = true;
     for (uint64_t i = 0; i < samples && complete; ++i) {
       const uint64_t page = samples == 1 ? 0 : i * (pages - 1) / (samples - 1);
-      const ssize_t got = pread(fd, sampled.data() + i * kPage, kPage, static_cast<off_t>(page * kPage));
-      complete = got > 0;
+      complete = read_page(fd, static_cast<off_t>(page * kPage), sampled.data() + i * kPage);
     }
     if (complete) {
       stamp = std::to_string(size) + " " + std::to_string(info.st_mtim.tv_sec) + "." +
@@ -80,10 +94,12 @@ bool copy_to(int from, const std::string& path) {
   struct stat info {};
   if (fstat(from, &info) != 0) return false;
   unlink(path.c_str());
-  const int to = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  const int to = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (to < 0) return false;
   // Asks for the space first, where the file system can: a full disk is then found before gigabytes are written.
-  bool good = fallocate(to, 0, 0, info.st_size) == 0 || errno == EOPNOTSUPP;
+  const bool allocated = fallocate(to, 0, 0, info.st_size) == 0;
+  bool good = allocated || errno == EOPNOTSUPP;
+  if (allocated) allocate_huge_pages(to, static_cast<uint64_t>(info.st_size));
   off_t at = 0;
   while (good && at < info.st_size) {
     const ssize_t sent = sendfile(to, from, &at, static_cast<std::size_t>(info.st_size - at));

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/cpu_features.h"
+#include "base/huge_pages.h"
 
 namespace tandem {
 namespace {
@@ -17,7 +18,8 @@ constexpr int64_t kSmall = 1 << 16;   // bytes below which waking another thread
 constexpr int kRowShare = 48;         // rows of a thread's share where the pieces alone are too few,
 constexpr int kTiledShare = 128;      // where blocks of rows are as large as AMX has them
 constexpr int64_t kEnoughShares = 32;
-constexpr int kTileRows = 16;        // ByteRows are read up to a multiple of these
+constexpr int64_t kManyFloats = 1 << 20;  // of the rows of a long prompt, from which on a huge page is no waste
+constexpr int kTileRows = 16;             // ByteRows are read up to a multiple of these
 constexpr int64_t kUpFloats = 4096;  // of the up projection, which lives only until it is multiplied with the gate:
 constexpr int64_t kMostUpFloats = kMostLinearBlock * kVector;  // where a vector of every row is more
 
@@ -95,7 +97,11 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
   widest = std::max({widest, int64_t{spec.intermediate_size}, widest_q});
 
   const auto rows = [](int64_t size) {
-    return reserve(static_cast<std::size_t>(kMostRows * size) * sizeof(float), "a step");
+    auto memory = reserve(static_cast<std::size_t>(kMostRows * size) * sizeof(float), "a step");
+    if (memory.ok() && kFillRows * size >= kManyFloats) {
+      prefer_huge_pages(memory.value().get(), memory.value().get_deleter().bytes);
+    }
+    return memory;
   };
   TANDEM_ASSIGN_OR_RETURN(step->residual_, rows(spec.hidden_size));
   TANDEM_ASSIGN_OR_RETURN(step->normed_, rows(spec.hidden_size));

@@ -1,11 +1,8 @@
 #include "model/packed_weights.h"
 
-#include <sys/stat.h>
-
 #include <cstring>
-#include <fstream>
-#include <sstream>
 
+#include "base/huge_pages.h"
 #include "bundle/flatbuffer.h"
 
 namespace tandem {
@@ -13,23 +10,6 @@ namespace {
 
 constexpr uint64_t kLayout = 4;               // of the file, where it begins
 constexpr uint64_t kMaxListBytes = 64 << 20;  // a sound list has some 50 bytes per matrix
-
-// Where this process has mapped the whole file, if it has.
-std::span<const std::byte> mapped(const struct stat& file) {
-  std::ifstream maps("/proc/self/maps");
-  for (std::string line; std::getline(maps, line);) {
-    // begin-end rights offset major:minor inode path
-    std::istringstream words(line);
-    uint64_t begin = 0, end = 0, offset = 0, inode = 0;
-    std::string rights, device;
-    char dash = 0;
-    words >> std::hex >> begin >> dash >> end >> rights >> offset >> device >> std::dec >> inode;
-    if (!words || inode != file.st_ino || offset != 0 || rights.empty() || rights[0] != 'r') continue;
-    if (end - begin < static_cast<uint64_t>(file.st_size)) continue;
-    return {reinterpret_cast<const std::byte*>(begin), static_cast<std::size_t>(file.st_size)};
-  }
-  return {};
-}
 
 uint64_t word(std::span<const std::byte> bytes, std::size_t at) {
   uint64_t value = 0;
@@ -41,10 +21,8 @@ uint64_t word(std::span<const std::byte> bytes, std::size_t at) {
 
 Result<PackedWeights> PackedWeights::open(const std::string& path, int fd) {
   const std::string name = path.empty() ? "/proc/self/fd/" + std::to_string(fd) : path;
-  struct stat file {};
-  if (::stat(name.c_str(), &file) != 0) return Status(Code::kIo, "'" + name + "' cannot be read");
   PackedWeights weights;
-  weights.bytes_ = mapped(file);
+  weights.bytes_ = mapped_file(name);
   if (weights.bytes_.empty()) {
     TANDEM_ASSIGN_OR_RETURN(weights.own_, FileMap::open(name, FileMap::Access::kReadOnly));
     weights.bytes_ = weights.own_.bytes();

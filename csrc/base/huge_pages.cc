@@ -1,0 +1,56 @@
+#include "base/huge_pages.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <sstream>
+
+namespace tandem {
+namespace {
+
+#if defined(__linux__)
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+#endif
+
+}  // namespace
+
+void prefer_huge_pages([[maybe_unused]] const void* memory, [[maybe_unused]] std::size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  // madvise() wants the start of a page; a smaller remainder would not hold a huge page anyway.
+  const auto start = (reinterpret_cast<uintptr_t>(memory) + 4095) & ~uintptr_t{4095};
+  const auto end = reinterpret_cast<uintptr_t>(memory) + bytes;
+  if (end < start + kHugePage) return;
+  madvise(reinterpret_cast<void*>(start), end - start, MADV_HUGEPAGE);
+#endif
+}
+
+std::span<const std::byte> mapped_file(const std::string& path) {
+  struct stat file {};
+  if (::stat(path.c_str(), &file) != 0) return {};
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    // begin-end rights offset major:minor inode path
+    std::istringstream words(line);
+    uint64_t begin = 0, end = 0, offset = 0, inode = 0;
+    std::string rights, device;
+    char dash = 0;
+    words >> std::hex >> begin >> dash >> end >> rights >> offset >> device >> std::dec >> inode;
+    if (!words || inode != file.st_ino || offset != 0 || rights.empty() || rights[0] != 'r') continue;
+    if (end - begin < static_cast<uint64_t>(file.st_size)) continue;
+    return {reinterpret_cast<const std::byte*>(begin), static_cast<std::size_t>(file.st_size)};
+  }
+  return {};
+}
+
+void allocate_huge_pages([[maybe_unused]] int fd, [[maybe_unused]] uint64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE) && defined(MADV_POPULATE_READ)
+  if (bytes < kHugePage) return;
+  void* memory = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
+  if (memory == MAP_FAILED) return;
+  if (madvise(memory, bytes, MADV_HUGEPAGE) == 0) madvise(memory, bytes, MADV_POPULATE_READ);
+  munmap(memory, bytes);
+#endif
+}
+
+}  // namespace tandem
