@@ -10,7 +10,7 @@ cost, which neither can raise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from ..quantize import LEVELS, Quantized, Scheme, pack, round_scale
 F32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
 BLOCK = 64  # columns that are taken one by one, before the rest hears of them
+PANEL = 256  # columns that are factorised at a time
 DAMPING = 0.01  # of the mean diagonal, added to the diagonal
 MAKE_UP = 0.5  # of the way to the weights that undo what the matrices before did to the inputs
 SWEEPS = 3  # of descent after the first rounding
@@ -29,17 +30,17 @@ GRID = 24  # scales tried for a group before its rounding
 class Rounder:
     """Quantises matrices that share their inputs (q, k and v; gate and up): the factorisation is made once."""
 
-    def __init__(self, moments: F32, drift: F32 | None = None) -> None:
+    def __init__(self, moments: F32, pulls: Mapping[str, F32] | None = None) -> None:
         """`moments` [I, I]; DAMPING of their mean is added to the diagonal, so that an input that never varies gets
-        weight as well. They are taken over and change in place: of a 12B layer they have a gigabyte. `drift` [I, I]:
-        see `between`."""
+        weight as well. They are taken over and change in place: of a 12B layer they have a gigabyte. `pulls`: by the
+        matrix's name, weights @ drift [O, I], see `between`."""
         diagonal = np.einsum("ii->i", moments)  # a view
         mean = float(diagonal.mean(dtype=np.float64))
         diagonal += np.float32(DAMPING * mean if mean > 0 else 1)
         self.order = np.argsort(-diagonal, kind="stable")
         permute(moments, self.order)
-        self.h, self._drift = moments, drift
-        self.c = np.ascontiguousarray(np.linalg.cholesky(self.h[::-1, ::-1])[::-1, ::-1].T)
+        self.h, self._pulls = moments, dict(pulls or {})
+        self.c = upper_factor(self.h)
         self.importance: F32 = np.empty(len(diagonal), np.float32)  # of a rounding error, in the matrix's own order
         self.importance[self.order] = np.square(np.diagonal(self.c))
 
@@ -53,24 +54,28 @@ class Rounder:
         return Rounder(moments)
 
     @staticmethod
-    def between(pairs: Iterable[tuple[F32, F32]]) -> Rounder:
+    def between(pairs: Iterable[tuple[F32, F32]], weights: Mapping[str, F32]) -> Rounder:
         """For the inputs of all sequences as the stored matrices before make them, x, each with what the original ones
-        make of the same text, both [tokens, I]: H = sum x x^T, drift = sum (exact - x) x^T."""
+        make of the same text, both [tokens, I]: H = sum x x^T, drift = sum (exact - x) x^T. `weights`: of the matrices,
+        by name; what `target` needs of the drift is kept, which is smaller."""
         moments: F32 | None = None
         drift: F32 | None = None
         for x, exact in pairs:
             moments, drift = add_product(moments, x, x), add_product(drift, exact - x, x)
-        assert moments is not None
-        return Rounder(moments, drift)
+        assert moments is not None and drift is not None
+        pulls = {name: w @ drift for name, w in weights.items()}
+        del drift  # before the factorisation, which needs the room
+        return Rounder(moments, pulls)
 
-    def target(self, weights: F32) -> F32:
+    def target(self, name: str, weights: F32) -> F32:
         """Weights [O, I] that make up for what the matrices before did to the inputs. weights + weights drift H^-1 come
         as near to the exact outputs as a matrix can (least squares; after GPTAQ, Li et al. 2025); MAKE_UP of the way
         is gone, since part of the way is the calibration text's own."""
-        if self._drift is None:
+        pull = self._pulls.get(name)
+        if pull is None:  # nothing is known of a drift
             return weights
         result = np.empty_like(weights)
-        result[:, self.order] = self._solve((weights @ self._drift)[:, self.order])
+        result[:, self.order] = self._solve(pull[:, self.order])
         result *= np.float32(MAKE_UP)
         result += weights
         return result
@@ -162,6 +167,23 @@ class Rounder:
             new = old + slope / np.maximum(curve, np.float32(1e-30))
             scales[index] = round_scale(np.where((curve > 0) & (new > 0), new, old), scheme)
             error[columns] -= (scales[index] - old) * own
+
+
+def upper_factor(h: F32) -> F32:
+    """C, lower triangular, with h = C^T C. In float64, of which there is one matrix: numpy's own factorisation has three,
+    six gigabytes for a 12B layer."""
+    size = len(h)
+    a = np.empty(h.shape, np.float64)
+    a[...] = h[::-1, ::-1]
+    for first in range(0, size, PANEL):  # a becomes L with a = L L^T, a panel of columns after the other
+        own, below = slice(first, min(first + PANEL, size)), slice(first + PANEL, size)
+        a[first:, own] -= a[first:, :first] @ a[own, :first].T
+        a[own, own] = np.linalg.cholesky(a[own, own])
+        a[below, own] = np.linalg.solve(a[own, own], a[below, own].T).T
+        a[own, below] = 0
+    c = np.empty(h.shape, np.float32)
+    c[...] = a[::-1, ::-1].T
+    return c
 
 
 def add_product(total: F32 | None, a: F32, b: F32) -> F32:

@@ -86,12 +86,18 @@ class Calibration:
         w = {name.removeprefix(prefix): self._source.tensor(name) for name in names}
         layer, exact = (LayerPass(self._spec, i, weights, self._rotary) for weights in (w, dict(w)))
 
-        rounder = Rounder.between((layer.attention_input(x), exact.attention_input(y)) for x, y in zip(*h, strict=True))
+        rounder = Rounder.between(
+            ((layer.attention_input(x), exact.attention_input(y)) for x, y in zip(*h, strict=True)),
+            {p: w[f"{p}.weight"] for p in self._parts(i) if p in "qkv"},
+        )
         quantized = self._round(prefix, w, [p for p in self._parts(i) if p in "qkv"], rounder, "input_norm.weight")
 
         rounder = Rounder.between(
-            _relative(self._attended(layer, x), self._attended(exact, y), w["o.weight"])
-            for x, y in zip(*h, strict=True)
+            (
+                _relative(self._attended(layer, x), self._attended(exact, y), w["o.weight"])
+                for x, y in zip(*h, strict=True)
+            ),
+            {"o": w["o.weight"]},
         )
         value = None if self._spec.v_norm or layer.layer.k_eq_v else quantized["v"]
         self._round_after(prefix, w, "o", rounder, "v", value, self._spec.num_heads // layer.layer.kv_heads)
@@ -101,13 +107,17 @@ class Calibration:
             for s, x in enumerate(before):
                 after[s] = one.after_attention(x, self._attended(one, x) @ one.w["o.weight"].T)
         rounder = Rounder.between(
-            (layer.feedforward_input(x), exact.feedforward_input(y)) for x, y in zip(*middle, strict=True)
+            ((layer.feedforward_input(x), exact.feedforward_input(y)) for x, y in zip(*middle, strict=True)),
+            {p: w[f"{p}.weight"] for p in ("gate", "up")},
         )
         quantized = self._round(prefix, w, ["gate", "up"], rounder, "pre_feedforward_norm.weight")
 
         rounder = Rounder.between(
-            _relative(self._gated(layer, x), self._gated(exact, y), w["down.weight"])
-            for x, y in zip(*middle, strict=True)
+            (
+                _relative(self._gated(layer, x), self._gated(exact, y), w["down.weight"])
+                for x, y in zip(*middle, strict=True)
+            ),
+            {"down": w["down.weight"]},
         )
         self._round_after(prefix, w, "down", rounder, "up", quantized["up"], 1)
 
@@ -133,8 +143,8 @@ class Calibration:
     ) -> dict[str, Quantized | None]:
         """Matrices that read what a norm made; part of their columns' sizes moves into the norm's weight."""
         schemes = {p: self._scheme(f"{prefix}{p}.weight") for p in parts}
-        for name in (f"{p}.weight" for p, s in schemes.items() if s.bits <= 8):
-            w[name] = rounder.target(w[name])
+        for p in (p for p, s in schemes.items() if s.bits <= 8):
+            w[f"{p}.weight"] = rounder.target(p, w[f"{p}.weight"])
         if all(s.bits <= 8 for s in schemes.values()):
             pairs = [(w[f"{p}.weight"], s) for p, s in schemes.items()]
             t = column_factors(pairs, rounder.importance)
@@ -157,7 +167,7 @@ class Calibration:
         them without a rounding, and its integers stay. `copies`: heads that read the same rows (grouped queries)."""
         scheme = self._scheme(f"{prefix}{part}.weight")
         if scheme.bits <= 8:
-            w[f"{part}.weight"] = rounder.target(w[f"{part}.weight"])
+            w[f"{part}.weight"] = rounder.target(part, w[f"{part}.weight"])
         if made is not None and made.scales is not None and scheme.bits <= 8:
             group = len(w[f"{maker}.weight"]) if copies == 1 else self._head_dim(prefix)
             importance = pool_heads(rounder.importance, group, copies)

@@ -18,7 +18,7 @@ from test_graph import load
 import tandem_lm as tl
 from tandem_converter.calibrate import fold, sequential
 from tandem_converter.calibrate.forward import LayerPass, Rotary, logits, norm
-from tandem_converter.calibrate.gptq import DAMPING, MAKE_UP, Rounder
+from tandem_converter.calibrate.gptq import DAMPING, MAKE_UP, PANEL, Rounder, upper_factor
 from tandem_converter.calibrate.qat import quantize_q4_0
 from tandem_converter.calibrate.run import state_folder
 from tandem_converter.calibrate.sensitivity import CANDIDATES, allocate
@@ -133,14 +133,24 @@ def test_a_target_makes_up_for_part_of_the_drift() -> None:
     rng = np.random.default_rng(3)
     exact, w = random_inputs(2000, 128), random_weights(64, 128)
     x = exact @ (np.eye(128) + 0.1 * rng.standard_normal((128, 128)) / 128**0.5).astype(F32)
-    rounder = Rounder.between([(x[:700], exact[:700]), (x[700:], exact[700:])])
+    rounder = Rounder.between([(x[:700], exact[:700]), (x[700:], exact[700:])], {"w": w})
 
     def error(weights: np.ndarray) -> float:
         return float(np.linalg.norm(x @ weights.T - exact @ w.T))
 
-    assert error(rounder.target(w)) == pytest.approx((1 - MAKE_UP) * error(w), rel=0.1)
-    assert np.array_equal(Rounder.of([x]).target(w), w)
-    assert np.allclose(Rounder.between([(x, x)]).target(w), w, atol=1e-6)
+    assert error(rounder.target("w", w)) == pytest.approx((1 - MAKE_UP) * error(w), rel=0.1)
+    assert np.array_equal(Rounder.of([x]).target("w", w), w)
+    assert np.allclose(Rounder.between([(x, x)], {"w": w}).target("w", w), w, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [4, 12, PANEL, 2 * PANEL + 4])
+def test_the_factor_is_numpys(size: int) -> None:
+    x = random_inputs(2 * size + 5, size)
+    h = x.T @ x + np.eye(size, dtype=np.float32)
+    c = upper_factor(h)
+    expected = np.linalg.cholesky(h[::-1, ::-1].astype(np.float64))[::-1, ::-1].T
+    assert c.dtype == np.float32 and not np.triu(c, 1).any()
+    np.testing.assert_allclose(c, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def test_rescaled_rounder_is_that_of_rescaled_inputs() -> None:
