@@ -170,8 +170,8 @@ class Rounder:
 
 
 def upper_factor(h: F32) -> F32:
-    """C, lower triangular, with h = C^T C. In float64, of which there is one matrix: numpy's own factorisation has three,
-    six gigabytes for a 12B layer."""
+    """C, lower triangular, with h = C^T C. In float64, of which there is one matrix: numpy's own factorisation has
+    three, six gigabytes for a 12B layer."""
     size = len(h)
     a = np.empty(h.shape, np.float64)
     a[...] = h[::-1, ::-1]
