@@ -3,8 +3,9 @@
 namespace tandem {
 namespace {
 
-// Polls before sleeping: long enough to catch the next loop of the same operator, far shorter than a matrix product.
-constexpr int kSpins = 200;
+// Polls before sleeping: long enough to catch the next loop of the same operator, far shorter than a matrix product; or
+// to catch the next loop behind what a step does for one row in between.
+constexpr int kSpins = 200, kAwakeSpins = 1500;
 
 // The parts of a ticket: 24 bits of the round's number, 20 of the count, 20 of the next item.
 constexpr int kRoundShift = 40, kCountShift = 20;
@@ -44,7 +45,8 @@ void ThreadPool::drain(uint64_t round) {
 void ThreadPool::work() {
   uint32_t seen = 0;
   while (true) {
-    for (int spin = 0; spin < kSpins && round_.load(std::memory_order_acquire) == seen; ++spin) pause();
+    const int spins = awake_.load(std::memory_order_relaxed) ? kAwakeSpins : kSpins;
+    for (int spin = 0; spin < spins && round_.load(std::memory_order_acquire) == seen; ++spin) pause();
     round_.wait(seen, std::memory_order_acquire);
     seen = round_.load(std::memory_order_acquire);
     if (stopping_) return;

@@ -18,6 +18,10 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
+  // Whether workers poll for longer before they sleep (some 50 us): for steps whose products all run here, so that
+  // nothing else wants the cores between two loops.
+  void stay_awake(bool awake) { awake_ = awake; }
+
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls body(index) for every index in [0, count), spread over the pool as threads become free, and returns when all
@@ -38,6 +42,7 @@ class ThreadPool {
   std::atomic<int64_t> done_ = 0;    // items of the round
   std::atomic<uint32_t> round_ = 0;  // workers wait for it to change
   std::atomic<bool> stopping_ = false;
+  std::atomic<bool> awake_ = false;
 };
 
 }  // namespace tandem

@@ -185,6 +185,7 @@ Status FastTarget::compile(const litert::Environment& environment, const litert:
   selected.custom_ops.push_back(attention);
   TANDEM_ASSIGN_OR_RETURN(compiled_, litert::CompiledModel::create(environment, model, selected));
   native_.reset();
+  pool_->stay_awake(table != nullptr);
   if (table == nullptr) return {};
   TANDEM_ASSIGN_OR_RETURN(PackedWeights packed,
                           PackedWeights::open(options.weight_cache_path, options.weight_cache_fd));
