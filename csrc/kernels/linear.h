@@ -1,7 +1,7 @@
 // Products of rows with quantised matrices as XNNPACK packs them for machines with VNNI or AMX, read in place: one copy
 // of the weights serves XNNPACK's graphs and these. XNNPACK's own kernel for several rows computes as many as its
 // widest tile; these compute the rows that there are, so that a step of 4 reads the weights at the speed of memory too.
-// With many rows both do 90 to 96 % of the dot products that the CPU can do.
+// With many rows and VNNI both do 90 to 96 % of the dot products that the CPU can do.
 //
 // A row is quantised as XNNPACK does it: asymmetric 8 bits over its own range. Integer sums are exact and the float
 // operations of a row do not depend on the others: any number of rows gives the same bits.
@@ -42,8 +42,10 @@ bool linear_available();
 // nibble first. Looks at whole columns of the first and the last group.
 bool holds(const PackedMatrix& matrix, const std::byte* raw);
 
-// Rows of activations in 8 bits: value = scale * (byte - zero). Of more than 16 rows, memory of `values` is readable up
-// to a multiple of 16: products by tiles read what is there, and nobody sees the result.
+constexpr int kLinearTile = 16;  // rows of a product by tiles; for fewer VNNI is as fast
+
+// Rows of activations in 8 bits: value = scale * (byte - zero). Where they are more than kLinearTile, memory of
+// `values` is readable up to a multiple of it: products by tiles read what is there, and nobody sees the result.
 struct ByteRows {
   uint8_t* values = nullptr;  // [rows][stride]
   int64_t stride = 0;

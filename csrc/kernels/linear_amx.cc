@@ -20,7 +20,7 @@ namespace tiles {
 
 #include "kernels/linear_impl.h"
 
-constexpr int kSide = kAmxRows;      // rows, and outputs, of a tile
+constexpr int kSide = kLinearTile;   // rows, and outputs, of a tile
 constexpr int64_t kTileInputs = 64;  // of a tile of rows or of weights
 constexpr int64_t kTileBytes = 1024;
 constexpr int64_t kDepth = 512;         // inputs at a time: their unpacked weights stay in the L1 cache
@@ -330,7 +330,7 @@ void linear_amx(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_
 #else
 namespace tandem {
 bool linear_amx_available(const PackedMatrix&) { return false; }
-int linear_amx_block(const PackedMatrix&) { return kAmxRows; }
+int linear_amx_block(const PackedMatrix&) { return kLinearTile; }
 void linear_amx(const PackedMatrix&, const ByteRows&, int, int64_t, int64_t, float*, int64_t) {}
 }  // namespace tandem
 #endif

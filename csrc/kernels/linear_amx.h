@@ -11,8 +11,6 @@ bool linear_amx_available(const PackedMatrix& matrix);
 // linear_block() of these.
 int linear_amx_block(const PackedMatrix& matrix);
 
-constexpr int kAmxRows = 16;  // of a tile; for fewer VNNI is as fast
-
 // As linear().
 void linear_amx(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,
                 int64_t out_stride);

@@ -279,7 +279,7 @@ int linear_block(const PackedMatrix& matrix) {
 
 void linear(const PackedMatrix& matrix, const ByteRows& in, int rows, int64_t first, int64_t last, float* out,
             int64_t out_stride) {
-  if (rows >= kAmxRows && linear_amx_available(matrix))
+  if (rows >= kLinearTile && linear_amx_available(matrix))
     return linear_amx(matrix, in, rows, first, last, out, out_stride);
   const std::span<const Group> kernels = kernels_for(matrix);
   const int most = static_cast<int>(kernels.size());

@@ -19,7 +19,6 @@ constexpr int kRowShare = 48;         // rows of a thread's share where the piec
 constexpr int kTiledShare = 128;      // where blocks of rows are as large as AMX has them
 constexpr int64_t kEnoughShares = 32;
 constexpr int64_t kManyFloats = 1 << 20;  // of the rows of a long prompt, from which on a huge page is no waste
-constexpr int kTileRows = 16;             // ByteRows are read up to a multiple of these
 constexpr int64_t kUpFloats = 4096;  // of the up projection, which lives only until it is multiplied with the gate:
 constexpr int64_t kMostUpFloats = kMostLinearBlock * kVector;  // where a vector of every row is more
 
@@ -110,7 +109,8 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
   TANDEM_ASSIGN_OR_RETURN(step->v_, rows(widest_kv));
   TANDEM_ASSIGN_OR_RETURN(step->attended_, rows(widest_q));
   TANDEM_ASSIGN_OR_RETURN(step->gate_, rows(spec.intermediate_size));
-  TANDEM_ASSIGN_OR_RETURN(step->values_, reserve(static_cast<std::size_t>((kMostRows + kTileRows) * widest), "a step"));
+  TANDEM_ASSIGN_OR_RETURN(step->values_,
+                          reserve(static_cast<std::size_t>((kMostRows + kLinearTile) * widest), "a step"));
   step->scales_.resize(kMostRows);
   step->zeros_.resize(kMostRows);
   step->bytes_ = {static_cast<uint8_t*>(step->values_.get()), widest, step->scales_.data(), step->zeros_.data()};
