@@ -6,6 +6,9 @@
 //   bench_kernels [threads] [isa] [only layers whose name contains this] [depth ...]
 // Products of many rows with int4 and int8 weights, in GMAC/s; `python bench/machine.py` prints what the CPU can do.
 //   bench_kernels products [threads]
+// Products of one row with a gigabyte of weights, as decoding has them: GB/s, and the share of plain reading. What is
+// compared takes turns, so that the neighbours of a moment disturb all alike.
+//   bench_kernels decode [threads]
 #include <time.h>
 
 #include <algorithm>
@@ -21,6 +24,7 @@
 #include <vector>
 
 #include "base/cpu_features.h"
+#include "base/huge_pages.h"
 #include "kernels/attention.h"
 #include "kernels/linear.h"
 #include "kernels/rope_norm.h"
@@ -206,10 +210,96 @@ int products(int threads) {
   return 0;
 }
 
+// One format of weights, or plain reading; every thread has its own.
+class Stream {
+ public:
+  // `bits` 0: plain reading. kShape holds what decoding reads most, a block of 64 rows of the gate of a 12B.
+  Stream(int bits, int64_t block, int threads) : bits_(bits), block_(block) {
+    PackedMatrix shape{nullptr, kInputs, 64, bits == 0 ? 8 : bits, block};
+    shape.outputs *= kBytes / threads / shape.bytes();
+    for (int i = 0; i < threads; ++i) {
+      const size_t bytes = (static_cast<size_t>(shape.bytes()) + kPage - 1) / kPage * kPage;
+      memory_.emplace_back(std::aligned_alloc(kPage, bytes));
+      prefer_huge_pages(memory_.back().get(), bytes);
+      auto* data = static_cast<uint8_t*>(memory_.back().get());
+      for (size_t at = 0; at < bytes; ++at) data[at] = static_cast<uint8_t>(at * 2654435761 >> 13);
+      if (block != 0) set_scales(shape, data);
+      matrices_.push_back(shape);
+      matrices_.back().data = static_cast<const std::byte*>(memory_.back().get());
+      out_.emplace_back(static_cast<size_t>(shape.outputs));
+    }
+  }
+
+  int64_t bytes() const { return matrices_[0].bytes() * static_cast<int64_t>(matrices_.size()); }
+
+  void read(int thread, const ByteRows& row) {
+    const PackedMatrix& matrix = matrices_[static_cast<size_t>(thread)];
+    float* out = out_[static_cast<size_t>(thread)].data();
+    if (bits_ != 0) return linear(matrix, row, 1, 0, matrix.groups(), out, matrix.outputs);
+    typedef uint64_t Words __attribute__((vector_size(64)));
+    const auto* words = reinterpret_cast<const Words*>(matrix.data);
+    Words sums[8] = {};
+    for (int64_t i = 0; i + 8 <= matrix.bytes() / 64; i += 8) {
+      for (int64_t j = 0; j < 8; ++j) sums[j] ^= words[i + j];
+    }
+    for (int j = 1; j < 8; ++j) sums[0] ^= sums[j];
+    out[0] = static_cast<float>(sums[0][0]);
+  }
+
+  std::string name() const {
+    if (bits_ == 0) return "plain reading";
+    return "int" + std::to_string(bits_) + (block_ == 0 ? "" : " block " + std::to_string(block_));
+  }
+
+  static constexpr int64_t kInputs = 3840;
+
+ private:
+  static constexpr int64_t kBytes = int64_t{1} << 30;
+  static constexpr size_t kPage = size_t{1} << 21;
+  int bits_;
+  int64_t block_;
+  std::vector<Memory> memory_;
+  std::vector<PackedMatrix> matrices_;
+  std::vector<std::vector<float>> out_;
+};
+
+int decode(int threads) {
+  if (!linear_available() || threads < 1) return 2;
+  constexpr int kRounds = 15;
+  std::vector<Stream> streams;
+  streams.reserve(6);
+  streams.emplace_back(0, 0, threads);
+  streams.emplace_back(4, 0, threads);
+  for (const int64_t block : {32, 64, 128}) streams.emplace_back(4, block, threads);
+  streams.emplace_back(8, 0, threads);
+  std::vector<uint8_t> values(Stream::kInputs);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<uint8_t>(i * 40503 >> 7);
+  float scale = 1.0f;
+  int32_t zero = 3;
+  const ByteRows row{values.data(), Stream::kInputs, &scale, &zero};
+  std::vector<std::vector<double>> rates(streams.size());
+  for (int round = 0; round < kRounds; ++round) {
+    for (size_t i = 0; i < streams.size(); ++i) {
+      const double seconds = best_seconds(threads, 1, [&](int thread) { streams[i].read(thread, row); });
+      rates[i].push_back(static_cast<double>(streams[i].bytes()) / seconds * 1e-9);
+    }
+  }
+  double plain = 0.0;
+  for (size_t i = 0; i < streams.size(); ++i) {
+    std::sort(rates[i].begin(), rates[i].end());
+    const double median = rates[i][kRounds / 2];
+    if (i == 0) plain = median;
+    std::printf("%-16s %6.1f GB/s, median of %d; best %6.1f; %4.0f %% of plain reading\n", streams[i].name().c_str(),
+                median, kRounds, rates[i].back(), 100.0 * median / plain);
+  }
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "products") return products(argc > 2 ? std::atoi(argv[2]) : 2);
+  if (argc > 1 && std::string_view(argv[1]) == "decode") return decode(argc > 2 ? std::atoi(argv[2]) : 2);
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2;
   const auto isa = argc > 2 ? select_isa(std::string_view(argv[2])) : select_isa();
   if (!isa.ok() || threads < 1) {

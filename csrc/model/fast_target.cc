@@ -121,33 +121,44 @@ Result<std::unique_ptr<FastTarget>> FastTarget::create(const litert::Environment
   if (!weights.table.empty()) {
     TANDEM_ASSIGN_OR_RETURN(const WeightTable table, read_weight_table(weights.table, spec, weights.model.size()));
     // Another packing than the one that is known is no error: the graphs do the same.
-    if (NativeStep::suits(table, spec) && target->compile(environment, model, weights, &table, options).ok()) {
-      return target;
+    if (NativeStep::suits(table, spec)) {
+      const bool packed = !options.weight_cache_path.empty();
+      if (packed && target->compile(environment, model, weights, &table, Graphs::kLookup, options).ok()) return target;
+      if (target->compile(environment, model, weights, &table, Graphs::kPacking, options).ok()) return target;
     }
   }
-  TANDEM_RETURN_IF_ERROR(target->compile(environment, model, weights, nullptr, options));
+  TANDEM_RETURN_IF_ERROR(target->compile(environment, model, weights, nullptr, Graphs::kAll, options));
   return target;
 }
 
 Status FastTarget::compile(const litert::Environment& environment, const litert::Model& model, const Weights& weights,
-                           const WeightTable* table, const litert::CpuOptions& options) {
+                           const WeightTable* table, Graphs graphs, const litert::CpuOptions& options) {
   compiled_ = {};
   litert::CpuOptions selected = options;
-  const std::array<std::pair<const char*, std::vector<Stage>*>, 5> kinds{
-      {{kEmbed, &embed_}, {kBody, &body_}, {kFill, &fill_}, {kBlock, &block_}, {kHead, &head_}}};
-  for (const auto& [prefix, stages] : kinds) {
+  if (graphs == Graphs::kLookup) selected.weight_cache_path.clear();  // the graphs that are left have no packed weights
+  struct Kind {
+    const char* prefix;
+    std::vector<Stage>* stages;
+    Graphs last;  // with which it is compiled
+  };
+  const std::array<Kind, 5> kinds{{{kEmbed, &embed_, Graphs::kLookup},
+                                   {kBody, &body_, Graphs::kPacking},
+                                   {kFill, &fill_, Graphs::kAll},
+                                   {kBlock, &block_, Graphs::kAll},
+                                   {kHead, &head_, Graphs::kPacking}}};
+  for (const auto& [prefix, stages, last] : kinds) {
     stages->clear();
+    if (graphs > last) continue;
     for (const litert::Signature& signature : model.signatures()) {
       if (!signature.key.starts_with(prefix) || signature.inputs.size() != 1 || signature.outputs.size() != 1) continue;
       Stage stage;
       stage.signature = &signature;
       stage.rows = signature.inputs[0].shape()[1];
-      // A single row is enough, so that all weights are packed: nothing but the lookup of embeddings runs in a graph.
-      if (table != nullptr && stages != &embed_ && (stages == &fill_ || stages == &block_ || stage.rows > 1)) continue;
+      if (graphs == Graphs::kPacking && stages != &embed_ && stage.rows > 1) continue;
       stages->push_back(std::move(stage));
       selected.signature_keys.push_back(signature.key);
     }
-    if (stages->empty() && stages != &block_ && (table == nullptr || stages != &fill_)) {
+    if (stages->empty() && stages != &block_) {
       return {Code::kBundle, "the bundle lacks a fast graph; convert the model again"};
     }
     std::sort(stages->begin(), stages->end(), [](const Stage& a, const Stage& b) { return a.rows < b.rows; });
@@ -158,7 +169,10 @@ Status FastTarget::compile(const litert::Environment& environment, const litert:
   };
   const int64_t step_rows = table != nullptr ? NativeStep::kStepRows : head_.back().rows;
   const int64_t fill_rows = table != nullptr ? NativeStep::kMostRows : fill_.back().rows;
-  const int64_t rows = std::max({fill_rows, step_rows, body_.back().rows, block_.empty() ? 0 : block_.back().rows});
+  int64_t rows = std::max(fill_rows, step_rows);
+  for (const std::vector<Stage>* stages : {&body_, &block_}) {
+    if (!stages->empty()) rows = std::max(rows, stages->back().rows);
+  }
   int64_t largest_query = 0;
   for (const LayerSpec& layer : spec_.layers) {
     largest_query = std::max<int64_t>(largest_query, int64_t{spec_.num_heads} * layer.head_dim);
@@ -437,15 +451,15 @@ void FastTarget::score(std::span<ScoreItem* const> items) {
 }
 
 Status FastTarget::run_parts(std::span<const int32_t> ids) {
-  const Stage& stage = covering(body_, rows_);
+  const Stage* stage = native_ ? nullptr : &covering(body_, rows_);
   step_status_ = {};
   filling_ = false;
   block_ends_.clear();
-  stage_rows_ = native_ ? rows_ : stage.rows;
+  stage_rows_ = native_ ? rows_ : stage->rows;
   TANDEM_RETURN_IF_ERROR(embed_rows(0, ids, {}, stage_rows_));
   prepare_ropes();
   static const std::atomic<bool> never = false;  // a step with logits is short
-  return native_ ? run_native_layers(never) : run(stage);
+  return native_ ? run_native_layers(never) : run(*stage);
 }
 
 Status FastTarget::run_head(int64_t rows, float* logits) {

@@ -86,10 +86,13 @@ class FastTarget : public Target {
 
   FastTarget() = default;
 
-  // Finds the stages and compiles them; with `table`, those that are needed beside steps without a graph, and makes the
-  // latter.
+  // What is compiled. Steps that run without a graph need a single row of each, so that all weights get packed, and
+  // once they lie packed in a file nothing but the lookup of embeddings: the backend looks at every weight's scale.
+  enum class Graphs { kAll, kPacking, kLookup };
+
+  // Finds the stages and compiles them; with `table` (all but kAll) makes the steps without a graph.
   Status compile(const litert::Environment& environment, const litert::Model& model, const Weights& weights,
-                 const WeightTable* table, const litert::CpuOptions& options);
+                 const WeightTable* table, Graphs graphs, const litert::CpuOptions& options);
   Status bind(std::vector<Stage>& stages, const Mapping& input, const Mapping& output);
   // The smallest stage with at least `rows` rows; the largest when there is none.
   static const Stage& covering(const std::vector<Stage>& stages, int64_t rows);

@@ -22,10 +22,12 @@ uint64_t word(std::span<const std::byte> bytes, std::size_t at) {
 Result<PackedWeights> PackedWeights::open(const std::string& path, int fd) {
   const std::string name = path.empty() ? "/proc/self/fd/" + std::to_string(fd) : path;
   PackedWeights weights;
-  weights.bytes_ = mapped_file(name);
+  // Another engine may have mapped the same file of the folder, and may end before this one.
+  if (path.empty()) weights.bytes_ = mapped_file(name);
   if (weights.bytes_.empty()) {
     TANDEM_ASSIGN_OR_RETURN(weights.own_, FileMap::open(name, FileMap::Access::kReadOnly));
     weights.bytes_ = weights.own_.bytes();
+    prefer_huge_pages(weights.bytes_.data(), weights.bytes_.size());
   }
   const std::span<const std::byte> bytes = weights.bytes_;
   const Status strange(Code::kBackend, "'" + name + "' is no weight cache of a known layout");

@@ -1,6 +1,7 @@
 // The matrices inside XNNPACK's weight cache, found by the index of their buffer in the model. The file's layout is
 // that of the LiteRT versions that litert/library.h accepts; whoever uses a matrix checks its contents
-// (kernels/linear.h: holds()). Reads the mapping that the backend has made, so that the pages are not counted twice.
+// (kernels/linear.h: holds()). A file is mapped; of a memory file it reads the mapping that the backend has made, so
+// that the pages are counted once.
 #pragma once
 
 #include <cstddef>
@@ -16,10 +17,11 @@ namespace tandem {
 
 class PackedWeights {
  public:
-  // After a compile with this cache: a file's path, or else the descriptor of a memory file.
+  // Of a file, or else the descriptor of a memory file after a compile that filled it.
   static Result<PackedWeights> open(const std::string& path, int fd);
 
-  // The packed bytes of the model's buffer `index`; empty when there are none. Valid while the compiled model lives.
+  // The packed bytes of the model's buffer `index`; empty when there are none. Valid while this lives, and for a memory
+  // file the compiled model.
   std::span<const std::byte> find(uint64_t index) const;
 
  private:
@@ -27,7 +29,7 @@ class PackedWeights {
     uint64_t offset = 0, bytes = 0;
   };
 
-  FileMap own_;  // where the backend's mapping cannot be found
+  FileMap own_;
   std::span<const std::byte> bytes_;
   std::map<uint64_t, Place> places_;
 };

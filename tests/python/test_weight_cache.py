@@ -165,6 +165,16 @@ def test_other_graphs_leave_the_cache_alone(warm: tuple[Path, Path, np.ndarray])
     assert packed(folder).read_bytes() == before
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_engines_on_one_file_end_in_any_order(warm: tuple[Path, Path, np.ndarray], order: tuple[int, int]) -> None:
+    """Each has its own view of the packed weights."""
+    bundle, folder, expected = warm
+    engines = {i: _native.Engine(str(bundle), str(library.litert_library()), 1, 0, str(folder)) for i in (0, 1)}
+    for i in order:
+        assert np.array_equal(engines[i].session().logits(IDS), expected)
+        del engines[i]
+
+
 def test_processes_that_start_together(tiny_gemma3_int8: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from tandem_lm import _native, library\n"
