@@ -3,9 +3,9 @@ text goes on as that of a session to which nothing happened, with and without dr
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
-import gc
 import os
 import pickle
 import struct
