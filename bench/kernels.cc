@@ -154,15 +154,26 @@ void set_scales(const PackedMatrix& matrix, uint8_t* data) {
   }
 }
 
-// Rows in blocks, as model/native_step.cc has them, against pieces of weights that stay in the L2 cache.
-// `block`: inputs that share a scale, or 0.
-void measure_products(int64_t inputs, int64_t outputs, int bits, int64_t block, int threads) {
-  constexpr int kRows = 480;
-  constexpr int64_t kPieceBytes = int64_t{1} << 18;
+// A matrix without data in the layout that XNNPACK packs on this machine. `block`: inputs that share a scale, or 0.
+PackedMatrix layout(int64_t inputs, int64_t outputs, int bits, int64_t block) {
   PackedMatrix matrix{nullptr, inputs, outputs, bits, block};
   const Result<Isa> isa = select_isa();
   matrix.tiles = isa.ok() && isa.value() == Isa::kAvx512Amx;
   matrix.wide = matrix.tiles && bits == 4 && block == 0;
+  return matrix;
+}
+
+bool can_multiply(int threads) {
+  if (linear_available() && threads >= 1) return true;
+  std::fprintf(stderr, "products need AVX-512 with VNNI, and at least one thread\n");
+  return false;
+}
+
+// Rows in blocks, as model/native_step.cc has them, against pieces of weights that stay in the L2 cache.
+void measure_products(int64_t inputs, int64_t outputs, int bits, int64_t block, int threads) {
+  constexpr int kRows = 480;
+  constexpr int64_t kPieceBytes = int64_t{1} << 18;
+  const PackedMatrix matrix = layout(inputs, outputs, bits, block);
   const int kBlock = linear_block(matrix);
   const auto bytes = static_cast<size_t>(matrix.bytes());
   const int64_t piece = std::max<int64_t>(1, kPieceBytes / matrix.group_bytes());
@@ -197,10 +208,7 @@ void measure_products(int64_t inputs, int64_t outputs, int bits, int64_t block, 
 }
 
 int products(int threads) {
-  if (!linear_available() || threads < 1) {
-    std::fprintf(stderr, "products need AVX-512 with VNNI, and at least one thread\n");
-    return 2;
-  }
+  if (!can_multiply(threads)) return 2;
   constexpr int64_t kShapes[][2] = {{640, 2048}, {2048, 640}, {640, 1024}, {3840, 15360}, {15360, 3840}};
   for (const auto& [inputs, outputs] : kShapes) {
     measure_products(inputs, outputs, 4, 0, threads);
@@ -213,9 +221,9 @@ int products(int threads) {
 // One format of weights, or plain reading; every thread has its own.
 class Stream {
  public:
-  // `bits` 0: plain reading. kShape holds what decoding reads most, a block of 64 rows of the gate of a 12B.
+  // `bits` 0: plain reading.
   Stream(int bits, int64_t block, int threads) : bits_(bits), block_(block) {
-    PackedMatrix shape{nullptr, kInputs, 64, bits == 0 ? 8 : bits, block};
+    PackedMatrix shape = layout(kInputs, 64, bits == 0 ? 8 : bits, block);
     shape.outputs *= kBytes / threads / shape.bytes();
     for (int i = 0; i < threads; ++i) {
       const size_t bytes = (static_cast<size_t>(shape.bytes()) + kPage - 1) / kPage * kPage;
@@ -264,7 +272,7 @@ class Stream {
 };
 
 int decode(int threads) {
-  if (!linear_available() || threads < 1) return 2;
+  if (!can_multiply(threads)) return 2;
   constexpr int kRounds = 15;
   std::vector<Stream> streams;
   streams.reserve(6);

@@ -40,7 +40,6 @@ TANDEM_INLINE T read(const uint8_t* p) {
 
 // The pragmas are for GCC 12: without them it keeps the arrays of sums in memory.
 
-// Partial sums of outputs 0-7 and 8-15, two each, to 16 sums.
 TANDEM_INLINE __m512i even_lanes() {
   return _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
 }
@@ -49,6 +48,7 @@ TANDEM_INLINE __m512i odd_lanes() {
   return _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
+// Partial sums of outputs 0-7 and 8-15, two each, to 16 sums.
 TANDEM_INLINE __m512i paired(__m512i left, __m512i right) {
   return _mm512_add_epi32(_mm512_permutex2var_epi32(left, even_lanes(), right),
                           _mm512_permutex2var_epi32(left, odd_lanes(), right));
