@@ -160,9 +160,9 @@ TANDEM_INLINE void doubled_scales(const std::byte* p, __m512* left, __m512* righ
   *right = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, second, halves));
 }
 
-// Blocks of 32 where no tiles must give the same bits: the partial sums stay apart until the last block. On Zen 4 this
-// makes 180 GMAC/s per thread, and pairing them in every block 155 (`bench_kernels products 1`).
-template <int R>
+// The same where no tiles must give the same bits: the partial sums stay apart until the last block. On Zen 4 this makes
+// 180 GMAC/s per thread with blocks of 32, and pairing them in every block 155 (`bench_kernels products 1`).
+template <int R, bool Short>
 void group4_pairs(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, int row, float* out,
                   int64_t out_stride) {
   const std::byte* sums = w;
@@ -171,16 +171,29 @@ void group4_pairs(const std::byte* w, const PackedMatrix& matrix, const ByteRows
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) left[r] = right[r] = _mm512_setzero_ps();
   const uint8_t* a = in.values + row * in.stride;
-  for (int64_t at = 0; at < matrix.inputs; at += 32, w += 256 + kBlockScales) {
+  const int64_t block = Short ? 32 : matrix.block;
+  for (int64_t at = 0; at < matrix.inputs; at += block, w += kBlockScales) {
     __m512 left_scales, right_scales;
-    doubled_scales(w + 256, &left_scales, &right_scales);
-    const Weights32 weights = weights_32(w);
+    doubled_scales(w + block * 8, &left_scales, &right_scales);
+    __m512i one[R], other[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) one[r] = other[r] = _mm512_setzero_si512();
+    for (int64_t k = at; k < at + block; k += 32, w += 256) {
+      const Weights32 weights = weights_32(w);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        add_32_inputs(weights, a + k + r * in.stride, &one[r], &other[r]);
+        if (Short) {
+          left[r] = add_scaled(one[r], left_scales, left[r]);
+          right[r] = add_scaled(other[r], right_scales, right[r]);
+        }
+      }
+    }
+    if (Short) continue;
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      __m512i one = _mm512_setzero_si512(), other = _mm512_setzero_si512();
-      add_32_inputs(weights, a + at + r * in.stride, &one, &other);
-      left[r] = add_scaled(one, left_scales, left[r]);
-      right[r] = add_scaled(other, right_scales, right[r]);
+      left[r] = add_scaled(one[r], left_scales, left[r]);
+      right[r] = add_scaled(other[r], right_scales, right[r]);
     }
   }
 #pragma GCC unroll 8
@@ -268,8 +281,11 @@ constexpr Group kGroups4[] = {group4<1>, group4<2>, group4<3>, group4<4>, group4
 constexpr Group kShort4[] = {group4_blocks<1, true>, group4_blocks<2, true>, group4_blocks<3, true>,
                              group4_blocks<4, true>, group4_blocks<5, true>, group4_blocks<6, true>,
                              group4_blocks<7, true>, group4_blocks<8, true>};
-constexpr Group kPairs4[] = {group4_pairs<1>, group4_pairs<2>, group4_pairs<3>, group4_pairs<4>,
-                             group4_pairs<5>, group4_pairs<6>, group4_pairs<7>, group4_pairs<8>};
+constexpr Group kShortPairs4[] = {group4_pairs<1, true>, group4_pairs<2, true>, group4_pairs<3, true>,
+                                  group4_pairs<4, true>, group4_pairs<5, true>, group4_pairs<6, true>,
+                                  group4_pairs<7, true>, group4_pairs<8, true>};
+constexpr Group kLongPairs4[] = {group4_pairs<1, false>, group4_pairs<2, false>, group4_pairs<3, false>,
+                                 group4_pairs<4, false>, group4_pairs<5, false>, group4_pairs<6, false>};
 constexpr Group kLong4[] = {group4_blocks<1, false>, group4_blocks<2, false>, group4_blocks<3, false>,
                             group4_blocks<4, false>, group4_blocks<5, false>, group4_blocks<6, false>};
 constexpr Group kWide4[] = {group4_wide<1>, group4_wide<2>, group4_wide<3>,
@@ -281,8 +297,8 @@ std::span<const Group> kernels_for(const PackedMatrix& matrix) {
   if (matrix.bits == 8) return kGroups8;
   if (matrix.wide) return kWide4;
   if (matrix.block == 0) return kGroups4;
-  if (matrix.block != 32) return kLong4;
-  return matrix.tiles ? std::span<const Group>(kShort4) : kPairs4;
+  if (matrix.tiles) return matrix.block == 32 ? std::span<const Group>(kShort4) : kLong4;
+  return matrix.block == 32 ? std::span<const Group>(kShortPairs4) : kLongPairs4;
 }
 
 float mean_square(const float* in, int64_t n) {
