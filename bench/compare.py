@@ -133,6 +133,12 @@ def section_bytes(bundle: Path) -> int:
         return bundle.stat().st_size
 
 
+def packed_bytes(bundle: Path) -> int:
+    """The weights of a bundle as this machine reads them."""
+    plan: dict[str, Any] = native_module().memory_plan(str(bundle))
+    return int(plan["parts"]["weights"])
+
+
 def quantized_gguf(source: Path, folder: Path) -> Path:
     """A Q4_0 of a GGUF's weights, made by llama.cpp itself from float32, in a process that takes its memory with it."""
     out = folder / f"{source.stem.removesuffix('-q4_k_m')}-q4_0.gguf"
@@ -308,7 +314,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         work = args.work or Path(made)
         work.mkdir(parents=True, exist_ok=True)
-        peers = [Peer(OURS, args.bundle, section_bytes(args.bundle))]
+        peers = [Peer(OURS, args.bundle, packed_bytes(args.bundle))]
         if args.simulate_acceptance:
             peers.append(Peer(DRAFTING["on"], args.bundle, peers[0].weight_bytes, args.simulate_acceptance))
             peers.append(Peer(DRAFTING["auto"], args.bundle, peers[0].weight_bytes, (0.0,)))

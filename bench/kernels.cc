@@ -145,8 +145,14 @@ void measure(const Layer& layer, int tokens, int64_t depth, KvType type, int thr
 // Scales of blocks are ordinary numbers: subnormal ones, which random bytes would hold, cost a hundred times as much.
 void set_scales(const PackedMatrix& matrix, uint8_t* data) {
   constexpr uint16_t kScale = 0x3b20;  // as bfloat16
+  constexpr float kUnit = 1.0f / 4096;
   for (int64_t group = 0; group < matrix.groups(); ++group) {
     uint8_t* scales = data + group * matrix.group_bytes() + 4 * matrix.group();
+    if (matrix.byte_scales) {  // which may be any
+      uint8_t* end = data + (group + 1) * matrix.group_bytes();
+      for (int64_t o = matrix.group(); o > 0; --o) std::memcpy(end - 4 * o, &kUnit, 4);
+      continue;
+    }
     for (int64_t b = 0; b < matrix.inputs / matrix.block; ++b) {
       scales += matrix.block * matrix.group() / 2;
       for (int64_t o = 0; o < matrix.group(); ++o, scales += 2) std::memcpy(scales, &kScale, 2);
@@ -154,12 +160,13 @@ void set_scales(const PackedMatrix& matrix, uint8_t* data) {
   }
 }
 
-// A matrix without data in the layout that XNNPACK packs on this machine. `block`: inputs that share a scale, or 0.
+// A matrix without data in the layout that a load packs on this machine. `block`: inputs that share a scale, or 0.
 PackedMatrix layout(int64_t inputs, int64_t outputs, int bits, int64_t block) {
   PackedMatrix matrix{nullptr, inputs, outputs, bits, block};
   const Result<Isa> isa = select_isa();
   matrix.tiles = isa.ok() && isa.value() == Isa::kAvx512Amx;
   matrix.wide = matrix.tiles && bits == 4 && block == 0;
+  matrix.byte_scales = !matrix.tiles && block != 0;
   return matrix;
 }
 

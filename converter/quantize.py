@@ -9,8 +9,10 @@ small ones, as the plain square does, costs a model more than it saves (Gemma 3 
 1.82 instead of 2.06, int4-channel 5.1 instead of 16.2). At 8 bits it makes no difference, and the plain square is used.
 
 int4 uses -8..7, all that a nibble holds and XNNPACK multiplies; int8 uses -127..127, as TFLite asks for. Block scales
-are float16 in the file but bfloat16 inside XNNPACK: they are rounded to values that both hold, so nothing is lost.
-Scales are positive, which XNNPACK insists on (llama.cpp's Q4_0 uses the sign to reach -8 on either side).
+are float16 in the file but bfloat16 inside XNNPACK and a byte in Tandem's own packing (csrc/kernels/pack.h: 6 bits of
+significand within 8 octaves of a row): they are rounded to values that all of them hold, so nothing is lost later. That
+makes the error of a weight 0.14 % larger. Scales are positive, which XNNPACK insists on (llama.cpp's Q4_0 uses the sign
+to reach -8 on either side).
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ ROUNDS = 1  # of rounding again with the refitted scale
 FINEST = 0.4  # int4: the smallest scale tried, in units of the group's rms; wide rows of real models want 0.35 to 0.5
 SPAN4 = (1 / 8.5, 1 / 6)  # int4: tried in any case, in units of the largest weight, which then becomes ±6, ±7 or -8
 SPAN8 = (0.95, 1.04)  # int8: the scales tried, in units of the one that just covers the largest weight
+SCALE_BITS = 5  # of a block scale's significand behind the point
+OCTAVES = 8  # that the block scales of a row span
 LEVELS = {4: (-8.0, 7.0), 8: (-127.0, 127.0)}
 SCHEMES = ("int4-channel", "int4-block32", "int4-block64", "int4-block128", "int8", "f32")
 
@@ -162,14 +166,19 @@ def pack(weights: np.ndarray, integers: np.ndarray, scales: np.ndarray, scheme: 
     return result
 
 
-def round_scale(scale: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """Positive float32 scales as the file will hold them, float32."""
-    if not scheme.block:
-        return scale
-    stored = _round_both(np.ascontiguousarray(scale, np.float32))
+def round_scales(scales: np.ndarray, largest: np.ndarray | None = None) -> np.ndarray:
+    """Positive block scales [O, I/block] as the file will hold them, float16. `largest` [O]: what decides on the octaves
+    of each row, where it is not the largest of `scales`."""
+    rounded = _round_significand(np.ascontiguousarray(scales, np.float32))
+    top = rounded.max(axis=1) if largest is None else _round_significand(np.ascontiguousarray(largest, np.float32))
+    octave = np.exp2(np.floor(np.log2(np.maximum(top, np.float32(2**-24)))))[:, None].astype(np.float32)
+    lowest = octave * np.float32(2.0 ** (1 - OCTAVES))
+    highest = octave * np.float32(2 - 2.0**-SCALE_BITS)
+    with np.errstate(over="ignore"):
+        stored: np.ndarray = np.maximum(np.clip(rounded, lowest, highest), np.float32(2**-24)).astype(np.float16)
     if not np.isfinite(stored).all():
         raise ConversionError("weights above 400,000 have no float16 block scale; use int4-channel")
-    return stored.astype(np.float32)
+    return stored
 
 
 def _pack_nibbles(integers: np.ndarray, out: np.ndarray) -> None:
@@ -208,11 +217,8 @@ def _quantize_chunk(
     squares = np.einsum("gn,gn->g", x, x)
     scale = unit * _search(x, squares, scheme.bits, low, high)
     if scheme.block:
-        stored = _round_both(scale)
-        if not np.isfinite(stored).all():
-            raise ConversionError("weights above 400,000 have no float16 block scale; use int4-channel")
-        scale = stored.astype(np.float32)
-        scales[...] = stored.reshape(scales.shape)
+        scales[...] = round_scales(scale.reshape(scales.shape))
+        scale = scales.astype(np.float32).reshape(-1)
     else:
         scales[...] = scale
     q = np.multiply(x, (unit / scale)[:, None])
@@ -271,11 +277,10 @@ def _search(x: np.ndarray, squares: np.ndarray, bits: int, low: float, high: flo
     return best
 
 
-def _round_both(scale: np.ndarray) -> np.ndarray:
-    """The nearest value with a significand that bfloat16 holds, as float16. Never 0."""
+def _round_significand(scale: np.ndarray) -> np.ndarray:
+    """The nearest values whose significand has SCALE_BITS behind the point, float32."""
+    drop = np.uint32(23 - SCALE_BITS)
     bits = scale.view(np.uint32)
-    bits = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))  # to bfloat16, ties to even
-    short = (bits & np.uint32(0xFFFF0000)).view(np.float32)
-    with np.errstate(over="ignore"):
-        result: np.ndarray = np.maximum(short, np.float32(2**-24)).astype(np.float16)
+    bits = bits + ((np.uint32(1) << (drop - np.uint32(1))) - np.uint32(1)) + ((bits >> drop) & np.uint32(1))
+    result: np.ndarray = ((bits >> drop) << drop).view(np.float32)  # ties to even
     return result

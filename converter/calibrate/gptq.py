@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from ..quantize import LEVELS, Quantized, Scheme, pack, round_scale
+from ..quantize import LEVELS, Quantized, Scheme, pack, round_scales
 
 F32 = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
@@ -159,13 +159,15 @@ class Rounder:
 
     def _refit(self, q: F32, scales: F32, group: Index, error: F32, scheme: Scheme) -> None:
         """Each group's scale set to its best given the rest, as it is stored. scales and error change in place."""
+        largest = scales.max(axis=0)  # a row keeps its octaves
         for index in range(len(scales)):
             columns = np.flatnonzero(group == index) if len(scales) > 1 else slice(None)
             h, own, old = self.h[columns], q[columns], scales[index].copy()
             slope = np.einsum("io,io->o", own, h @ error)
             curve = np.einsum("io,io->o", own, h[:, columns] @ own)
             new = old + slope / np.maximum(curve, np.float32(1e-30))
-            scales[index] = round_scale(np.where((curve > 0) & (new > 0), new, old), scheme)
+            new = np.where((curve > 0) & (new > 0), new, old)
+            scales[index] = round_scales(new[:, None], largest)[:, 0] if scheme.block else new
             error[columns] -= (scales[index] - old) * own
 
 
@@ -222,5 +224,5 @@ def search_scales(weights: F32, scheme: Scheme, importance: F32) -> tuple[F32, F
         cost = np.einsum("ogi,gi->og", off, weight[0]) * np.square(scale)
         better = cost < lowest
         lowest, best = np.where(better, cost, lowest), np.where(better, scale, best)
-    stored = [round_scale(column.astype(np.float32), scheme) for column in best.T]
-    return np.stack(stored, axis=1), lowest
+    best = best.astype(np.float32)
+    return round_scales(best).astype(np.float32) if scheme.block else best, lowest

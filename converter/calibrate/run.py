@@ -18,7 +18,7 @@ from .state import State
 from .text import Request
 
 __all__ = ["Calibrated", "Request", "calibrate"]
-VERSION = 3  # of the method: another one does not continue an older state folder
+VERSION = 4  # of the method: another one does not continue an older state folder
 
 
 @dataclass(frozen=True)

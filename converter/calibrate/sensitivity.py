@@ -3,7 +3,8 @@
 Measured on a few windows of the calibration text with the float model: what plain rounding of one matrix to int4 alone
 does to its layer's output (the mean of |change|² / |output|² over tokens), and by how much each scheme would lessen the
 error that calibrated rounding leaves in that matrix's own output. The product predicts a scheme's cost. From the
-cheapest scheme everywhere, the upgrades that save most per bit are taken until the budget is spent.
+cheapest scheme everywhere, the upgrades that save most per bit are taken until the budget is spent. Where that makes
+prompts slower than MOST_TIME allows, slow schemes are charged for their time, as little as brings it down.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ CANDIDATES = tuple(
 )
 WINDOWS = 8  # of the calibration text
 LEAST_BITS, MOST_BITS = 4.1, 8.0
+# Of a product of many rows, against int4-channel: AVX-512 VNNI (`bench_kernels products 1`).
+TIMES = {"int4-channel": 1.0, "int4-block128": 1.08, "int4-block64": 1.14, "int4-block32": 1.22, "int8": 1.0}
+MOST_TIME = 1.09  # of all matrices together
+HALVINGS = 40  # of the interval in which the charge for time is sought
 Costs = dict[str, list[tuple[float, float, str]]]  # name -> of each scheme that fits: bits, predicted cost, name
 
 
@@ -41,7 +46,32 @@ def choose(
     step = max(1, len(windows) // WINDOWS)
     costs = measure(source, np.array(windows[::step][:WINDOWS]), progress)
     sizes = {name: int(np.prod(source.shape(name))) for name in costs}
-    return allocate(costs, sizes, bits)
+    return choose_in_time(costs, sizes, bits)
+
+
+def choose_in_time(costs: Costs, sizes: Mapping[str, int], bits: float) -> dict[str, str]:
+    """allocate() with the smallest charge for time that keeps within MOST_TIME."""
+
+    def at(charge: float) -> tuple[dict[str, str], float]:
+        charged = {
+            name: _useful((b, cost + charge * TIMES[scheme] * sizes[name], scheme) for b, cost, scheme in options)
+            for name, options in costs.items()
+        }
+        chosen = allocate(charged, sizes, bits)
+        return chosen, sum(TIMES[s] * sizes[n] for n, s in chosen.items()) / sum(sizes.values())
+
+    chosen, time = at(0.0)
+    if time <= MOST_TIME:
+        return chosen
+    # Beyond the largest charge every scheme is chosen by its time alone.
+    low, high = 0.0, max(cost / sizes[n] for n, options in costs.items() for _, cost, _ in options) / 0.01
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if at(middle)[1] > MOST_TIME:
+            low = middle
+        else:
+            high = middle
+    return at(high)[0]
 
 
 def measure(source: Source, windows: npt.NDArray[np.int64], progress: Callable[[int, int, str], None] | None) -> Costs:

@@ -11,6 +11,7 @@ namespace {
 
 #if defined(__linux__)
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr uint64_t kWindow = uint64_t{256} << 20;  // mapped at a time: what is mapped counts as memory of the process
 #endif
 
 }  // namespace
@@ -46,10 +47,14 @@ std::span<const std::byte> mapped_file(const std::string& path) {
 void allocate_huge_pages([[maybe_unused]] int fd, [[maybe_unused]] uint64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE) && defined(MADV_POPULATE_READ)
   if (bytes < kHugePage) return;
-  void* memory = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, fd, 0);
-  if (memory == MAP_FAILED) return;
-  if (madvise(memory, bytes, MADV_HUGEPAGE) == 0) madvise(memory, bytes, MADV_POPULATE_READ);
-  munmap(memory, bytes);
+  for (uint64_t at = 0; at < bytes; at += kWindow) {
+    const uint64_t part = bytes - at < kWindow ? bytes - at : kWindow;
+    void* memory = mmap(nullptr, part, PROT_READ, MAP_SHARED, fd, static_cast<off_t>(at));
+    if (memory == MAP_FAILED) return;
+    const bool taken = madvise(memory, part, MADV_HUGEPAGE) == 0 && madvise(memory, part, MADV_POPULATE_READ) == 0;
+    munmap(memory, part);
+    if (!taken) return;
+  }
 #endif
 }
 

@@ -85,21 +85,11 @@ Status Engine::load_model(const litert::Library& library, Result<litert::Environ
 }
 
 Status Engine::load_cpu() {
-  const SectionInfo* section = bundle_.find(kModelSection);
-  TANDEM_ASSIGN_OR_RETURN(auto cache,
-                          litert::WeightCache::prepare(options_.cache_dir, cache_name_, section->bytes * 5 / 4));
-  weight_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
-  warm_start_ = weight_cache_->warm();
-
+  TANDEM_RETURN_IF_ERROR(plan_cpu(options_));
   litert::CpuOptions cpu;
   cpu.num_threads = num_threads_;
-  TANDEM_RETURN_IF_ERROR(weight_cache_->compile([&] {
-    target_.reset();
-    litert::CpuOptions own = cpu;
-    own.weight_cache_path = weight_cache_->path();
-    own.weight_cache_fd = weight_cache_->fd();
-    return create_target(options_, own);
-  }));
+  TANDEM_ASSIGN_OR_RETURN(const bool native, create_native_target(cpu));
+  if (!native) TANDEM_RETURN_IF_ERROR(create_graph_target(cpu));
   TANDEM_RETURN_IF_ERROR(create_drafter(options_, cpu, cache_name_));
   gpu_ = false;
   active_ = target_.get();
@@ -107,8 +97,8 @@ Status Engine::load_cpu() {
   return {};
 }
 
-Status Engine::create_target(const EngineOptions& options, const litert::CpuOptions& cpu) {
-  TANDEM_ASSIGN_OR_RETURN(const KvType kv_type, parse_kv_dtype(options.kv_dtype));
+Status Engine::plan_cpu(const EngineOptions& options) {
+  TANDEM_ASSIGN_OR_RETURN(kv_type_, parse_kv_dtype(options.kv_dtype));
   if (options.graph != "auto" && options.graph != "fast" && options.graph != "portable") {
     return {Code::kInvalidRequest, "graph is '" + options.graph + "'; give 'auto', 'fast' or 'portable'"};
   }
@@ -117,6 +107,7 @@ Status Engine::create_target(const EngineOptions& options, const litert::CpuOpti
     return {Code::kBundle, "'" + bundle_.path() + "' has no fast graphs; convert the model again"};
   }
   fast_ = has_fast && options.graph != "portable";
+  kv_dtype_ = fast_ ? options.kv_dtype : "f32";
   // The portable graphs have their context built in; the fast ones grow with the cache.
   const Manifest& manifest = bundle_.manifest();
   const int64_t limit = fast_ ? manifest.model.max_context : manifest.context;
@@ -125,20 +116,55 @@ Status Engine::create_target(const EngineOptions& options, const litert::CpuOpti
                                        "' allows at most " + std::to_string(limit) + " with these graphs"};
   }
   max_context_ = options.max_context > 0 ? options.max_context : manifest.context;
-  MemoryInputs memory = memory_inputs(bundle_, options.graph, kv_type, options.drafter != "off");
+  MemoryInputs memory = memory_inputs(bundle_, options.graph, kv_type_, options.drafter != "off");
   memory.prefix_bytes = options.prefix_cache_bytes;
   memory_plan_ = plan_memory(memory, max_context_);
-  TANDEM_RETURN_IF_ERROR(check_memory(memory, max_context_, available_memory()));
-  if (fast_) {
-    kv_dtype_ = options.kv_dtype;
-    TANDEM_ASSIGN_OR_RETURN(target_, FastTarget::create(environment_, *model_, bundle_.manifest().model,
-                                                        {bundle_.section(kModelSection), bundle_.section(kWeightTable)},
-                                                        max_context_, kv_type, cpu));
-  } else {
-    kv_dtype_ = "f32";
-    TANDEM_ASSIGN_OR_RETURN(target_, PortableTarget::create(environment_, *model_, manifest.model.hidden_size, cpu));
-  }
-  return {};
+  return check_memory(memory, max_context_, available_memory());
+}
+
+Result<bool> Engine::create_native_target(const litert::CpuOptions& cpu) {
+  const std::span<const std::byte> section = bundle_.section(kWeightTable), model = bundle_.section(kModelSection);
+  const ModelSpec& spec = bundle_.manifest().model;
+  if (!fast_ || section.empty()) return false;
+  TANDEM_ASSIGN_OR_RETURN(const WeightTable table, read_weight_table(section, spec, model.size()));
+  if (!NativeStep::suits(table, spec)) return false;
+
+  const uint64_t bytes = PackedWeights::most_bytes(table);
+  TANDEM_ASSIGN_OR_RETURN(auto cache, litert::WeightCache::prepare(options_.cache_dir, cache_name_ + ".packed", bytes));
+  weight_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
+  warm_start_ = weight_cache_->warm();
+  const WeightSource source{table, bundle_.file(), bundle_.find(kModelSection)->offset, model};
+  TANDEM_RETURN_IF_ERROR(weight_cache_->fill(bytes, [&](int fd) {
+    ThreadPool pool(num_threads_);
+    return PackedWeights::make(source, pool, fd);
+  }));
+  TANDEM_ASSIGN_OR_RETURN(auto packed, PackedWeights::open(weight_cache_->path(), weight_cache_->fd()));
+  TANDEM_ASSIGN_OR_RETURN(target_,
+                          FastTarget::create(environment_, *model_, spec, FastTarget::Weights{table, std::move(packed)},
+                                             max_context_, kv_type_, cpu));
+  return true;
+}
+
+Status Engine::create_graph_target(const litert::CpuOptions& cpu) {
+  const SectionInfo* section = bundle_.find(kModelSection);
+  TANDEM_ASSIGN_OR_RETURN(
+      auto cache, litert::WeightCache::prepare(options_.cache_dir, cache_name_ + ".xnnpack", section->bytes * 5 / 4));
+  weight_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
+  warm_start_ = weight_cache_->warm();
+  return weight_cache_->compile([&]() -> Status {
+    target_.reset();
+    litert::CpuOptions own = cpu;
+    own.weight_cache_path = weight_cache_->path();
+    own.weight_cache_fd = weight_cache_->fd();
+    const ModelSpec& spec = bundle_.manifest().model;
+    if (fast_) {
+      TANDEM_ASSIGN_OR_RETURN(target_,
+                              FastTarget::create(environment_, *model_, spec, {}, max_context_, kv_type_, own));
+    } else {
+      TANDEM_ASSIGN_OR_RETURN(target_, PortableTarget::create(environment_, *model_, spec.hidden_size, own));
+    }
+    return {};
+  });
 }
 
 Status Engine::create_prefixes(const EngineOptions& options) {
@@ -176,8 +202,8 @@ Status Engine::create_drafter(const EngineOptions& options, const litert::CpuOpt
   TANDEM_ASSIGN_OR_RETURN(auto model,
                           litert::Model::from_fd(environment_, bundle_.fd(), section->offset, section->bytes));
   drafter_model_ = std::make_unique<litert::Model>(std::move(model));
-  TANDEM_ASSIGN_OR_RETURN(
-      auto cache, litert::WeightCache::prepare(options.cache_dir, cache_name + "-drafter", section->bytes * 5 / 4));
+  TANDEM_ASSIGN_OR_RETURN(auto cache, litert::WeightCache::prepare(options.cache_dir, cache_name + "-drafter.xnnpack",
+                                                                   section->bytes * 5 / 4));
   drafter_cache_ = std::make_unique<litert::WeightCache>(std::move(cache));
   return drafter_cache_->compile([&]() -> Status {
     drafter_.reset();

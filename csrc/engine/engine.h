@@ -114,7 +114,11 @@ class Engine : public std::enable_shared_from_this<Engine> {
   // Whether GPU and CPU agree on this bundle; the verdict is remembered in the cache folder.
   Status self_test(const std::string& device);
   Status load_cpu();
-  Status create_target(const EngineOptions& options, const litert::CpuOptions& cpu);
+  // Checks the options and the memory; decides on graphs, context and cache.
+  Status plan_cpu(const EngineOptions& options);
+  // The target without graphs for the layers; false where CPU or bundle want them.
+  Result<bool> create_native_target(const litert::CpuOptions& cpu);
+  Status create_graph_target(const litert::CpuOptions& cpu);
   Result<SoftTokens> counted(Result<SoftTokens> tokens, bool reused);
   Status create_prefixes(const EngineOptions& options);
   Status create_drafter(const EngineOptions& options, const litert::CpuOptions& cpu, const std::string& cache_name);
@@ -145,6 +149,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   double load_seconds_ = 0;
   bool warm_start_ = false;
   std::atomic<bool> fast_ = false;
+  KvType kv_type_ = KvType::kF16;  // of the CPU's target, where it is fast
   std::string kv_dtype_;
 
   EngineOptions options_;

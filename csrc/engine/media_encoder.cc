@@ -79,8 +79,8 @@ Result<std::unique_ptr<MediaEmbedder>> MediaEncoder::compile(const char* section
   place.bytes = found->bytes;
   place.hidden_size = bundle_.manifest().model.hidden_size;
   const std::lock_guard lock(creation_);
-  TANDEM_ASSIGN_OR_RETURN(auto cache,
-                          litert::WeightCache::prepare(cache_dir_, cache_name_ + "-" + name, found->bytes * kUnpacked));
+  TANDEM_ASSIGN_OR_RETURN(auto cache, litert::WeightCache::prepare(cache_dir_, cache_name_ + "-" + name + ".xnnpack",
+                                                                   found->bytes * kUnpacked));
   return MediaEmbedder::create(environment_, place, options_, std::move(cache));
 }
 

@@ -37,8 +37,8 @@ struct Rows {
 };
 
 Rows count_rows(const MemoryInputs& inputs) {
-  // Without graphs there is still one of a row, which has the weights packed.
-  if (inputs.native) return {NativeStep::kFillRows, NativeStep::kStepRows, 1, 1};
+  // The lookup of embeddings is the one graph that is left.
+  if (inputs.native) return {NativeStep::kFillRows, NativeStep::kStepRows, 0, 1};
   Rows rows;
   const auto grow = [](uint64_t& value, int64_t found) { value = std::max(value, static_cast<uint64_t>(found)); };
   for (const std::string& key : inputs.signatures) {
@@ -88,6 +88,7 @@ MemoryInputs memory_inputs(const Bundle& bundle, const std::string& graph, KvTyp
   if (inputs.fast && bundle.find(kWeightTable) != nullptr) {
     const auto table = read_weight_table(bundle.section(kWeightTable), manifest.model, inputs.weight_bytes);
     inputs.native = table.ok() && NativeStep::suits(table.value(), manifest.model);
+    if (inputs.native) inputs.weight_bytes = PackedWeights::expected_bytes(table.value());
   }
   inputs.kv_type = inputs.fast ? kv_type : KvType::kF32;
   inputs.max_context = inputs.fast ? manifest.model.max_context : manifest.context;

@@ -18,7 +18,7 @@ struct MemoryInputs {
   std::string path;  // for messages
   ModelSpec model;
   std::string quantization;
-  uint64_t weight_bytes = 0;   // the model's section: XNNPACK's packed copy, which is what runs, is as large
+  uint64_t weight_bytes = 0;   // our packed weights, or the model's section: XNNPACK's packed copy is as large
   uint64_t drafter_bytes = 0;  // the drafter's, likewise
   std::vector<std::string> signatures;
   bool fast = true;

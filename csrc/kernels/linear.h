@@ -1,17 +1,18 @@
-// Products of rows with quantised matrices as XNNPACK packs them for machines with VNNI or AMX, read in place: one copy
-// of the weights serves XNNPACK's graphs and these. XNNPACK's own kernel for several rows computes as many as its
-// widest tile; these compute the rows that there are, so that a step of 4 reads the weights at the speed of memory too.
-// With many rows and VNNI both do 90 to 96 % of the dot products that the CPU can do.
+// Products of rows with quantised matrices as pack.h lays them out for machines with VNNI or AMX. They compute the rows
+// that there are, so that a step of 4 reads the weights at the speed of memory too. With many rows and VNNI they do 90
+// to 96 % of the dot products that the CPU can do.
 //
 // A row is quantised as XNNPACK does it: asymmetric 8 bits over its own range. Integer sums are exact and the float
 // operations of a row do not depend on the others: any number of rows gives the same bits.
 //
 // Packed int4 (per channel), groups of 16 outputs: int32 sums[16] (-16 * sum of the weights), then for every 16 inputs
-// 16 outputs x 8 bytes (low nibbles: inputs 0-7, high: 8-15), float scales[16], float biases[16]. With a scale for each
-// block of inputs: float sums[16] (-sum of weight * scale), for every block the same bytes and bfloat16 scales[16] (of
-// 16 times the weights), float biases[16]. Packed int8, groups of 64: int32 sums[64] (-sum), for every 4 inputs 64
-// outputs x 4 bytes, float scales[64], float biases[64]. Where the CPU has AMX, int4 per channel is in groups of 64 too
-// (`wide`): int32 sums[64], for every 8 inputs 64 outputs x 4 bytes (low nibbles: inputs 0-3, high: 4-7), then as int8.
+// 16 outputs x 8 bytes (low nibbles: inputs 0-7, high: 8-15), float scales[16]. With a scale for each block of inputs:
+// float sums[16] (-sum of weight * scale), for every block the same bytes and bfloat16 scales[16] (of 16 times the
+// weights). With `byte_scales` those are uint8 scales[16], (1 + low 5 bits / 32) * 2^(high 3 bits), and the end is
+// float units[16], powers of two that they are multiplied with. Packed int8, groups of 64: int32 sums[64] (-sum), for
+// every 4 inputs 64 outputs x 4 bytes, float scales[64]. `wide` int4 per channel, for AMX, is in groups of 64 too:
+// int32 sums[64]
+// (-16 * sum), for every 8 inputs 64 outputs x 4 bytes (low nibbles: inputs 0-3, high: 4-7), then as int8.
 #pragma once
 
 #include <cstddef>
@@ -27,20 +28,20 @@ struct PackedMatrix {
   int64_t block = 0;    // inputs that share a scale, a multiple of 32 that divides `inputs`; 0: all. With int4 only
   bool wide = false;    // int4 without blocks in groups of 64
   bool tiles = false;   // where rows are many, AMX may multiply them: select_isa() gave kAvx512Amx
+  bool byte_scales = false;  // of blocks; not with tiles
 
   int64_t group() const { return bits == 4 && !wide ? 16 : 64; }
   int64_t groups() const { return outputs / group(); }
-  int64_t scale_bytes() const { return block == 0 ? 4 : inputs / block * 2; }  // of an output
-  int64_t group_bytes() const { return group() * (inputs * bits / 8 + 8 + scale_bytes()); }
+  int64_t scale_bytes() const {  // of an output
+    if (block == 0) return 4;
+    return byte_scales ? inputs / block + 4 : inputs / block * 2;
+  }
+  int64_t group_bytes() const { return group() * (4 + inputs * bits / 8 + scale_bytes()); }
   int64_t bytes() const { return groups() * group_bytes(); }
 };
 
 // Whether this CPU has what the functions below need (AVX-512 with VNNI). They must not be called otherwise.
 bool linear_available();
-
-// Whether packed data holds the matrix `raw`, as a bundle stores it: [outputs, inputs] int8, or int4 two to a byte, low
-// nibble first. Looks at whole columns of the first and the last group.
-bool holds(const PackedMatrix& matrix, const std::byte* raw);
 
 constexpr int kLinearTile = 16;  // rows of a product by tiles; for fewer VNNI is as fast
 

@@ -164,8 +164,8 @@ void multiply_strip(const PackedMatrix& matrix, const ByteRows& in, int rows, in
       if (left > kDepth) continue;
       for (int r = row; r < row + some; ++r) {
         for (int i = 0; i < 2; ++i) {
-          finish(_mm512_load_si512(scratch.sums[r] + i * kSide), shift, columns[i].sums, columns[i].scales,
-                 matrix.group() * 4, in.zeros[r], in.scales[r], out + r * out_stride + i * kSide);
+          finish(_mm512_load_si512(scratch.sums[r] + i * kSide), shift, columns[i].sums, columns[i].scales, in.zeros[r],
+                 in.scales[r], out + r * out_stride + i * kSide);
         }
       }
     }
@@ -268,8 +268,7 @@ void multiply_group(const PackedMatrix& matrix, const ByteRows& in, int rows, co
                         &scratch.sums[row]);
       if (left > kDepth) continue;
       for (int r = row; r < row + kSide && r < rows; ++r) {
-        finish_blocks(_mm512_load_ps(scratch.sums[r]), group, group + matrix.group_bytes() - 64, in.zeros[r],
-                      in.scales[r], out + r * out_stride);
+        finish_blocks(_mm512_load_ps(scratch.sums[r]), group, in.zeros[r], in.scales[r], out + r * out_stride);
       }
     }
   }

@@ -9,11 +9,11 @@ TANDEM_INLINE __m512i bytes_at(const std::byte* p) { return _mm512_loadu_si512(p
 TANDEM_INLINE __m512i shifted(__m512i w) { return (__m512i)((Int)w << 4); }
 
 // Sums, zero points and scales to 16 outputs of one row. `shift`: the sums are 2^shift times too large, exactly.
-TANDEM_INLINE void finish(__m512i sum, int shift, const std::byte* sums, const std::byte* scales, int64_t biases,
-                          int32_t zero, float scale, float* out) {
+TANDEM_INLINE void finish(__m512i sum, int shift, const std::byte* sums, const std::byte* scales, int32_t zero,
+                          float scale, float* out) {
   sum = (__m512i)(((Int)sum + (Int)bytes_at(sums) * zero) >> shift);
   const __m512 scaled = _mm512_mul_ps(_mm512_maskz_cvtepi32_ps(0xffff, sum), _mm512_set1_ps(scale));
-  _mm512_storeu_ps(out, _mm512_fmadd_ps(scaled, _mm512_loadu_ps(scales), _mm512_loadu_ps(scales + biases)));
+  _mm512_storeu_ps(out, _mm512_mul_ps(scaled, _mm512_loadu_ps(scales)));
 }
 
 constexpr int64_t kBlockScales = 32;  // bytes of scales behind a block of 16 outputs
@@ -30,8 +30,7 @@ TANDEM_INLINE __m512 add_scaled(__m512i sum, __m512 scales, __m512 to) {
 }
 
 // What the blocks of one row give to its 16 outputs.
-TANDEM_INLINE void finish_blocks(__m512 sum, const std::byte* sums, const std::byte* biases, int32_t zero, float scale,
-                                 float* out) {
+TANDEM_INLINE void finish_blocks(__m512 sum, const std::byte* sums, int32_t zero, float scale, float* out) {
   const __m512 moved = _mm512_fmadd_ps(_mm512_set1_ps(static_cast<float>(zero)), _mm512_loadu_ps(sums), sum);
-  _mm512_storeu_ps(out, _mm512_fmadd_ps(moved, _mm512_set1_ps(scale), _mm512_loadu_ps(biases)));
+  _mm512_storeu_ps(out, _mm512_mul_ps(moved, _mm512_set1_ps(scale)));
 }

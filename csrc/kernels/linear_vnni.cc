@@ -89,7 +89,7 @@ void group4(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, 
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     const __m512i sum = paired(left[r], right[r]);
-    finish(sum, 4, sums, w, 64, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
+    finish(sum, 4, sums, w, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
   }
 }
 
@@ -144,25 +144,40 @@ void group4_blocks(const std::byte* w, const PackedMatrix& matrix, const ByteRow
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    finish_blocks(totals[r], sums, w, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
+    finish_blocks(totals[r], sums, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
   }
 }
 
 // Scales of one block of a group twice each, as partial sums lie: of outputs 0-7 and of 8-15.
-TANDEM_INLINE void doubled_scales(const std::byte* p, __m512* left, __m512* right) {
+struct DoubledScales {
+  __m512 left, right;
+};
+
+// A bfloat16 is the upper half of a float.
+TANDEM_INLINE DoubledScales doubled_halves(const std::byte* p) {
   const __m512i halves = _mm512_castsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  // A bfloat16 is the upper half of a float.
   const __m512i first = _mm512_setr_epi32(0, 0, 1 << 16, 1 << 16, 2 << 16, 2 << 16, 3 << 16, 3 << 16, 4 << 16, 4 << 16,
                                           5 << 16, 5 << 16, 6 << 16, 6 << 16, 7 << 16, 7 << 16);
   const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8 << 16));
   constexpr __mmask32 kUpper = 0xaaaaaaaa;
-  *left = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, first, halves));
-  *right = _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, second, halves));
+  return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, first, halves)),
+          _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(kUpper, second, halves))};
 }
 
-// The same where no tiles must give the same bits: the partial sums stay apart until the last block. On Zen 4 this makes
-// 180 GMAC/s per thread with blocks of 32, and pairing them in every block 155 (`bench_kernels products 1`).
-template <int R, bool Short>
+// 3 bits of an exponent and 5 of a significand, which follow each other in a float as well.
+TANDEM_INLINE DoubledScales doubled_bytes(const std::byte* p) {
+  const __m512i wide = _mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m512i scales = (__m512i)(((Int)wide << 18) + 0x3f800000);
+  const __m512i first = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  const __m512i second = _mm512_setr_epi32(8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+  return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi32(0xffff, first, scales)),
+          _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi32(0xffff, second, scales))};
+}
+
+// The same where no tiles must give the same bits: the partial sums stay apart until the last block. On Zen 4 this
+// makes 180 GMAC/s per thread with blocks of 32, and pairing them in every block 155 (`bench_kernels products 1`).
+// `Bytes`: byte_scales; every result is a power of two smaller until the end, which changes no bit.
+template <int R, bool Short, bool Bytes>
 void group4_pairs(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, int row, float* out,
                   int64_t out_stride) {
   const std::byte* sums = w;
@@ -172,9 +187,8 @@ void group4_pairs(const std::byte* w, const PackedMatrix& matrix, const ByteRows
   for (int r = 0; r < R; ++r) left[r] = right[r] = _mm512_setzero_ps();
   const uint8_t* a = in.values + row * in.stride;
   const int64_t block = Short ? 32 : matrix.block;
-  for (int64_t at = 0; at < matrix.inputs; at += block, w += kBlockScales) {
-    __m512 left_scales, right_scales;
-    doubled_scales(w + block * 8, &left_scales, &right_scales);
+  for (int64_t at = 0; at < matrix.inputs; at += block, w += Bytes ? kBlockScales / 2 : kBlockScales) {
+    const DoubledScales scales = Bytes ? doubled_bytes(w + block * 8) : doubled_halves(w + block * 8);
     __m512i one[R], other[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) one[r] = other[r] = _mm512_setzero_si512();
@@ -184,21 +198,23 @@ void group4_pairs(const std::byte* w, const PackedMatrix& matrix, const ByteRows
       for (int r = 0; r < R; ++r) {
         add_32_inputs(weights, a + k + r * in.stride, &one[r], &other[r]);
         if (Short) {
-          left[r] = add_scaled(one[r], left_scales, left[r]);
-          right[r] = add_scaled(other[r], right_scales, right[r]);
+          left[r] = add_scaled(one[r], scales.left, left[r]);
+          right[r] = add_scaled(other[r], scales.right, right[r]);
         }
       }
     }
     if (Short) continue;
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      left[r] = add_scaled(one[r], left_scales, left[r]);
-      right[r] = add_scaled(other[r], right_scales, right[r]);
+      left[r] = add_scaled(one[r], scales.left, left[r]);
+      right[r] = add_scaled(other[r], scales.right, right[r]);
     }
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    finish_blocks(paired(left[r], right[r]), sums, w, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
+    __m512 sum = paired(left[r], right[r]);
+    if (Bytes) sum = _mm512_mul_ps(sum, _mm512_loadu_ps(w));
+    finish_blocks(sum, sums, in.zeros[row + r], in.scales[row + r], out + r * out_stride);
   }
 }
 
@@ -235,7 +251,7 @@ void group8(const std::byte* w, const PackedMatrix& matrix, const ByteRows& in, 
   }
   for (int r = 0; r < R; ++r) {
     for (int i = 0; i < 64; i += 16) {
-      finish(_mm512_load_si512(totals[r] + i), 0, sums + 4 * i, w + 4 * i, 256, in.zeros[row + r], in.scales[row + r],
+      finish(_mm512_load_si512(totals[r] + i), 0, sums + 4 * i, w + 4 * i, in.zeros[row + r], in.scales[row + r],
              out + r * out_stride + i);
     }
   }
@@ -270,7 +286,7 @@ void group4_wide(const std::byte* w, const PackedMatrix& matrix, const ByteRows&
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      finish(totals[r][i], 4, sums + 64 * i, w + 64 * i, 256, in.zeros[row + r], in.scales[row + r],
+      finish(totals[r][i], 4, sums + 64 * i, w + 64 * i, in.zeros[row + r], in.scales[row + r],
              out + r * out_stride + 16 * i);
     }
   }
@@ -281,11 +297,15 @@ constexpr Group kGroups4[] = {group4<1>, group4<2>, group4<3>, group4<4>, group4
 constexpr Group kShort4[] = {group4_blocks<1, true>, group4_blocks<2, true>, group4_blocks<3, true>,
                              group4_blocks<4, true>, group4_blocks<5, true>, group4_blocks<6, true>,
                              group4_blocks<7, true>, group4_blocks<8, true>};
-constexpr Group kShortPairs4[] = {group4_pairs<1, true>, group4_pairs<2, true>, group4_pairs<3, true>,
-                                  group4_pairs<4, true>, group4_pairs<5, true>, group4_pairs<6, true>,
-                                  group4_pairs<7, true>, group4_pairs<8, true>};
-constexpr Group kLongPairs4[] = {group4_pairs<1, false>, group4_pairs<2, false>, group4_pairs<3, false>,
-                                 group4_pairs<4, false>, group4_pairs<5, false>, group4_pairs<6, false>};
+template <bool Bytes>
+constexpr Group kShortPairs4[] = {group4_pairs<1, true, Bytes>, group4_pairs<2, true, Bytes>,
+                                  group4_pairs<3, true, Bytes>, group4_pairs<4, true, Bytes>,
+                                  group4_pairs<5, true, Bytes>, group4_pairs<6, true, Bytes>,
+                                  group4_pairs<7, true, Bytes>, group4_pairs<8, true, Bytes>};
+template <bool Bytes>
+constexpr Group kLongPairs4[] = {group4_pairs<1, false, Bytes>, group4_pairs<2, false, Bytes>,
+                                 group4_pairs<3, false, Bytes>, group4_pairs<4, false, Bytes>,
+                                 group4_pairs<5, false, Bytes>, group4_pairs<6, false, Bytes>};
 constexpr Group kLong4[] = {group4_blocks<1, false>, group4_blocks<2, false>, group4_blocks<3, false>,
                             group4_blocks<4, false>, group4_blocks<5, false>, group4_blocks<6, false>};
 constexpr Group kWide4[] = {group4_wide<1>, group4_wide<2>, group4_wide<3>,
@@ -298,7 +318,8 @@ std::span<const Group> kernels_for(const PackedMatrix& matrix) {
   if (matrix.wide) return kWide4;
   if (matrix.block == 0) return kGroups4;
   if (matrix.tiles) return matrix.block == 32 ? std::span<const Group>(kShort4) : kLong4;
-  return matrix.block == 32 ? std::span<const Group>(kShortPairs4) : kLongPairs4;
+  if (matrix.byte_scales) return matrix.block == 32 ? std::span<const Group>(kShortPairs4<true>) : kLongPairs4<true>;
+  return matrix.block == 32 ? std::span<const Group>(kShortPairs4<false>) : kLongPairs4<false>;
 }
 
 float mean_square(const float* in, int64_t n) {

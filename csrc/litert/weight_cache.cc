@@ -89,25 +89,33 @@ bool may_write(uint64_t bytes) {
   return getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= bytes;
 }
 
-// Copies all of `from` to a new file; false, and no file, when anything fails.
-bool copy_to(int from, const std::string& path) {
-  struct stat info {};
-  if (fstat(from, &info) != 0) return false;
+// Lets `write` fill a new file with room for `bytes`; no file is left when anything fails.
+Status write_new(const std::string& path, uint64_t bytes, const std::function<Status(int fd)>& write) {
+  const auto failed = [&](const char* what) {
+    return Status(Code::kIo, "cannot " + std::string(what) + " '" + path + "': " + std::strerror(errno));
+  };
   unlink(path.c_str());
-  const int to = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (to < 0) return false;
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  if (fd < 0) return failed("create");
   // Asks for the space first, where the file system can: a full disk is then found before gigabytes are written.
-  const bool allocated = fallocate(to, 0, 0, info.st_size) == 0;
-  bool good = allocated || errno == EOPNOTSUPP;
-  if (allocated) allocate_huge_pages(to, static_cast<uint64_t>(info.st_size));
+  const bool allocated = fallocate(fd, 0, 0, static_cast<off_t>(bytes)) == 0;
+  Status status;
+  if (allocated) allocate_huge_pages(fd, bytes);
+  if (!allocated && errno != EOPNOTSUPP) status = failed("make room for");
+  if (status.ok()) status = write(fd);
+  if (close(fd) != 0 && status.ok()) status = failed("write");
+  if (!status.ok()) unlink(path.c_str());
+  return status;
+}
+
+// Copies all of `from`.
+Status copy(int from, uint64_t bytes, int to) {
   off_t at = 0;
-  while (good && at < info.st_size) {
-    const ssize_t sent = sendfile(to, from, &at, static_cast<std::size_t>(info.st_size - at));
-    good = sent > 0 || (sent < 0 && errno == EINTR);
+  while (at < static_cast<off_t>(bytes)) {
+    const ssize_t sent = sendfile(to, from, &at, static_cast<std::size_t>(bytes) - static_cast<std::size_t>(at));
+    if (sent == 0 || (sent < 0 && errno != EINTR)) return {Code::kIo, "cannot copy packed weights"};
   }
-  good = close(to) == 0 && good;
-  if (!good) unlink(path.c_str());
-  return good;
+  return {};
 }
 
 }  // namespace
@@ -117,7 +125,7 @@ Result<WeightCache> WeightCache::prepare(const std::string& folder, const std::s
   if (!folder.empty()) {
     std::error_code ignored;
     std::filesystem::create_directories(folder, ignored);
-    cache.final_path_ = folder + "/" + name + ".xnnpack";
+    cache.final_path_ = folder + "/" + name;
     cache.lock_fd_ = open((cache.final_path_ + ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (cache.lock_fd_ < 0 || flock(cache.lock_fd_, LOCK_EX) != 0) {
       cache.final_path_.clear();
@@ -148,19 +156,40 @@ Status WeightCache::compile(const std::function<Status()>& make) {
 }
 
 bool WeightCache::commit() {
-  if (memory_fd_ < 0 || final_path_.empty()) return false;
-  const std::string temporary = final_path_ + "." + std::to_string(getpid()) + ".tmp";
-  const bool placed = copy_to(memory_fd_, temporary) && std::rename(temporary.c_str(), final_path_.c_str()) == 0;
-  if (placed) {
-    // Without a stamp the next start builds again, nothing worse.
-    write_small(final_path_ + ".stamp", stamp_of(final_path_));
-    path_ = final_path_;
-    close(std::exchange(memory_fd_, -1));
-  } else {
-    unlink(temporary.c_str());
-  }
+  struct stat info {};
+  if (memory_fd_ < 0 || final_path_.empty() || fstat(memory_fd_, &info) != 0) return false;
+  const auto bytes = static_cast<uint64_t>(info.st_size);
+  const Status written = write_new(temporary_path(), bytes, [&](int fd) { return copy(memory_fd_, bytes, fd); });
+  const bool placed = written.ok() && place();
   unlock();
   return placed;
+}
+
+Status WeightCache::fill(uint64_t bytes, const std::function<Status(int fd)>& write) {
+  if (warm_) return {};
+  if (!final_path_.empty()) {
+    const Status written = write_new(temporary_path(), bytes, write);
+    if (!written.ok() && written.code() != Code::kIo) return written;
+    const bool placed = written.ok() && place();
+    unlock();
+    if (placed) return {};
+  }
+  return write(memory_fd_);
+}
+
+std::string WeightCache::temporary_path() const { return final_path_ + "." + std::to_string(getpid()) + ".tmp"; }
+
+bool WeightCache::place() {
+  const std::string temporary = temporary_path();
+  if (std::rename(temporary.c_str(), final_path_.c_str()) != 0) {
+    unlink(temporary.c_str());
+    return false;
+  }
+  // Without a stamp the next start builds again, nothing worse.
+  write_small(final_path_ + ".stamp", stamp_of(final_path_));
+  path_ = final_path_;
+  close(std::exchange(memory_fd_, -1));
+  return true;
 }
 
 void WeightCache::unlock() {

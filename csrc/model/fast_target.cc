@@ -92,8 +92,8 @@ FastTarget::~FastTarget() = default;
 
 Result<std::unique_ptr<FastTarget>> FastTarget::create(const litert::Environment& environment,
                                                        const litert::Model& model, const ModelSpec& spec,
-                                                       const Weights& weights, int64_t max_context, KvType kv_type,
-                                                       const litert::CpuOptions& options) {
+                                                       std::optional<Weights> weights, int64_t max_context,
+                                                       KvType kv_type, const litert::CpuOptions& options) {
   std::unique_ptr<FastTarget> target(new FastTarget);
   target->library_ = environment.library();
   target->spec_ = spec;
@@ -118,43 +118,31 @@ Result<std::unique_ptr<FastTarget>> FastTarget::create(const litert::Environment
     if (found == target->ropes_.end()) target->ropes_.push_back(std::move(table));
   }
 
-  if (!weights.table.empty()) {
-    TANDEM_ASSIGN_OR_RETURN(const WeightTable table, read_weight_table(weights.table, spec, weights.model.size()));
-    // Another packing than the one that is known is no error: the graphs do the same.
-    if (NativeStep::suits(table, spec)) {
-      const bool packed = !options.weight_cache_path.empty();
-      if (packed && target->compile(environment, model, weights, &table, Graphs::kLookup, options).ok()) return target;
-      if (target->compile(environment, model, weights, &table, Graphs::kPacking, options).ok()) return target;
-    }
+  TANDEM_RETURN_IF_ERROR(target->compile(environment, model, weights.has_value(), options));
+  if (weights) {
+    TANDEM_ASSIGN_OR_RETURN(target->native_,
+                            NativeStep::create(weights->table, spec, std::move(weights->packed), *target->pool_));
+    target->pool_->stay_awake(true);
   }
-  TANDEM_RETURN_IF_ERROR(target->compile(environment, model, weights, nullptr, Graphs::kAll, options));
   return target;
 }
 
-Status FastTarget::compile(const litert::Environment& environment, const litert::Model& model, const Weights& weights,
-                           const WeightTable* table, Graphs graphs, const litert::CpuOptions& options) {
-  compiled_ = {};
+Status FastTarget::compile(const litert::Environment& environment, const litert::Model& model, bool native,
+                           const litert::CpuOptions& options) {
   litert::CpuOptions selected = options;
-  if (graphs == Graphs::kLookup) selected.weight_cache_path.clear();  // the graphs that are left have no packed weights
   struct Kind {
     const char* prefix;
     std::vector<Stage>* stages;
-    Graphs last;  // with which it is compiled
   };
-  const std::array<Kind, 5> kinds{{{kEmbed, &embed_, Graphs::kLookup},
-                                   {kBody, &body_, Graphs::kPacking},
-                                   {kFill, &fill_, Graphs::kAll},
-                                   {kBlock, &block_, Graphs::kAll},
-                                   {kHead, &head_, Graphs::kPacking}}};
-  for (const auto& [prefix, stages, last] : kinds) {
-    stages->clear();
-    if (graphs > last) continue;
+  const std::array<Kind, 5> kinds{
+      {{kEmbed, &embed_}, {kBody, &body_}, {kFill, &fill_}, {kBlock, &block_}, {kHead, &head_}}};
+  for (const auto& [prefix, stages] : kinds) {
+    if (native && stages != &embed_) continue;
     for (const litert::Signature& signature : model.signatures()) {
       if (!signature.key.starts_with(prefix) || signature.inputs.size() != 1 || signature.outputs.size() != 1) continue;
       Stage stage;
       stage.signature = &signature;
       stage.rows = signature.inputs[0].shape()[1];
-      if (graphs == Graphs::kPacking && stages != &embed_ && stage.rows > 1) continue;
       stages->push_back(std::move(stage));
       selected.signature_keys.push_back(signature.key);
     }
@@ -167,8 +155,8 @@ Status FastTarget::compile(const litert::Environment& environment, const litert:
   const auto floats = [](int64_t count, const char* what) {
     return reserve(static_cast<std::size_t>(count) * sizeof(float) + kBufferTail, what);
   };
-  const int64_t step_rows = table != nullptr ? NativeStep::kStepRows : head_.back().rows;
-  const int64_t fill_rows = table != nullptr ? NativeStep::kMostRows : fill_.back().rows;
+  const int64_t step_rows = native ? NativeStep::kStepRows : head_.back().rows;
+  const int64_t fill_rows = native ? NativeStep::kMostRows : fill_.back().rows;
   int64_t rows = std::max(fill_rows, step_rows);
   for (const std::vector<Stage>* stages : {&body_, &block_}) {
     if (!stages->empty()) rows = std::max(rows, stages->back().rows);
@@ -198,12 +186,6 @@ Status FastTarget::compile(const litert::Environment& environment, const litert:
   attention.kernel.destroy = [](void*) { return litert::kRtOk; };
   selected.custom_ops.push_back(attention);
   TANDEM_ASSIGN_OR_RETURN(compiled_, litert::CompiledModel::create(environment, model, selected));
-  native_.reset();
-  pool_->stay_awake(table != nullptr);
-  if (table == nullptr) return {};
-  TANDEM_ASSIGN_OR_RETURN(PackedWeights packed,
-                          PackedWeights::open(options.weight_cache_path, options.weight_cache_fd));
-  TANDEM_ASSIGN_OR_RETURN(native_, NativeStep::create(*table, spec_, weights.model, std::move(packed), *pool_));
   return {};
 }
 

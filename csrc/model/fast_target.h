@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -26,16 +27,17 @@ class FastTarget : public Target {
   // True when the model has the signatures that this class needs.
   static bool supports(const litert::Model& model);
 
-  // What the weights are found by, for steps without a graph.
+  // For layers without a graph. The table points into the bundle.
   struct Weights {
-    std::span<const std::byte> model;  // its section in the bundle
-    std::span<const std::byte> table;  // the section `tandem_weights`; empty where the bundle has none
+    WeightTable table;
+    PackedWeights packed;
   };
 
-  // `model` and the weights' bytes must outlive the target.
+  // `weights` empty: graphs run the layers. `model` and the bundle must outlive the target.
   static Result<std::unique_ptr<FastTarget>> create(const litert::Environment& environment, const litert::Model& model,
-                                                    const ModelSpec& spec, const Weights& weights, int64_t max_context,
-                                                    KvType kv_type, const litert::CpuOptions& options);
+                                                    const ModelSpec& spec, std::optional<Weights> weights,
+                                                    int64_t max_context, KvType kv_type,
+                                                    const litert::CpuOptions& options);
   ~FastTarget() override;
 
   int64_t context() const override { return max_context_; }
@@ -86,13 +88,10 @@ class FastTarget : public Target {
 
   FastTarget() = default;
 
-  // What is compiled. Steps that run without a graph need a single row of each, so that all weights get packed, and
-  // once they lie packed in a file nothing but the lookup of embeddings: the backend looks at every weight's scale.
-  enum class Graphs { kAll, kPacking, kLookup };
-
-  // Finds the stages and compiles them; with `table` (all but kAll) makes the steps without a graph.
-  Status compile(const litert::Environment& environment, const litert::Model& model, const Weights& weights,
-                 const WeightTable* table, Graphs graphs, const litert::CpuOptions& options);
+  // Finds the stages and compiles them. `native`: layers and head run without a graph, and nothing but the lookup of
+  // embeddings is compiled: the backend looks at every scale of every graph, which takes seconds.
+  Status compile(const litert::Environment& environment, const litert::Model& model, bool native,
+                 const litert::CpuOptions& options);
   Status bind(std::vector<Stage>& stages, const Mapping& input, const Mapping& output);
   // The smallest stage with at least `rows` rows; the largest when there is none.
   static const Stage& covering(const std::vector<Stage>& stages, int64_t rows);
@@ -159,7 +158,7 @@ class FastTarget : public Target {
   std::vector<Stage> embed_, body_, fill_, block_, head_;  // smallest first
   std::unique_ptr<ThreadPool> pool_;
   litert::CompiledModel compiled_;
-  std::unique_ptr<NativeStep> native_;  // reads the compiled model's weights
+  std::unique_ptr<NativeStep> native_;
 
   // The step in progress, for the custom operator.
   std::vector<Part> parts_;  // in the order of their rows; one, but for steps of several sequences

@@ -22,20 +22,10 @@ constexpr int64_t kManyFloats = 1 << 20;  // of the rows of a long prompt, from 
 constexpr int64_t kUpFloats = 4096;  // of the up projection, which lives only until it is multiplied with the gate:
 constexpr int64_t kMostUpFloats = kMostLinearBlock * kVector;  // where a vector of every row is more
 
-PackedMatrix packed_shape(const MatrixPlace& place) {
-  PackedMatrix matrix;
-  matrix.inputs = static_cast<int64_t>(place.inputs);
-  matrix.outputs = static_cast<int64_t>(place.outputs);
-  matrix.bits = static_cast<int>(place.bits);
-  matrix.block = static_cast<int64_t>(place.block);
-  return matrix;
-}
-
 bool fits(const MatrixPlace& place) {
   if (place.bits != 4 && place.bits != 8) return false;
   if (place.block != 0 && (place.bits != 4 || place.block % 32 != 0 || place.inputs % place.block != 0)) return false;
-  const PackedMatrix matrix = packed_shape(place);
-  return matrix.inputs % kVector == 0 && matrix.outputs % kVector == 0;
+  return place.inputs % kVector == 0 && place.outputs % kVector == 0;
 }
 
 std::vector<MatrixPlace> places(const LayerWeights& layer, bool k_eq_v) {
@@ -58,8 +48,7 @@ bool NativeStep::suits(const WeightTable& table, const ModelSpec& spec) {
 }
 
 Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table, const ModelSpec& spec,
-                                                       std::span<const std::byte> model, PackedWeights packed,
-                                                       ThreadPool& pool) {
+                                                       PackedWeights packed, ThreadPool& pool) {
   std::unique_ptr<NativeStep> step(new NativeStep);
   step->table_ = table;
   step->spec_ = spec;
@@ -70,14 +59,10 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
   const bool tiles = isa == Isa::kAvx512Amx;
   bool sound = true;
   const auto find = [&](const MatrixPlace& place) {
-    PackedMatrix matrix = packed_shape(place);
+    PackedMatrix matrix = step->packed_.find(place.buffer);
+    sound = sound && matrix.data != nullptr && static_cast<uint64_t>(matrix.inputs) == place.inputs &&
+            static_cast<uint64_t>(matrix.outputs) == place.outputs;
     matrix.tiles = tiles;
-    const std::span<const std::byte> bytes = step->packed_.find(place.buffer);
-    sound = sound && bytes.size() == static_cast<std::size_t>(matrix.bytes());
-    matrix.data = bytes.data();
-    const std::byte* raw = model.data() + place.offset;
-    if (sound && matrix.bits == 4 && matrix.block == 0 && !holds(matrix, raw)) matrix.wide = true;
-    sound = sound && holds(matrix, raw);
     return matrix;
   };
   step->embed_ = find(table.embed);
@@ -91,7 +76,7 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
     step->layers_.push_back(found);
   }
   if (!sound) {
-    return Status(Code::kBackend, "the backend packs weights in another layout than the native steps know");
+    return Status(Code::kBackend, "the packed weights are not this model's; empty the cache folder");
   }
   widest = std::max({widest, int64_t{spec.intermediate_size}, widest_q});
 

@@ -1,6 +1,6 @@
-// The layers of converter/graph.py without a graph, over XNNPACK's own packed weights: products that cost the rows that
-// there are (kernels/linear.h), and everything between two products in one pass over rows that are still in the cache
-// of the core. Used where the CPU and the bundle's weights allow it; else the graphs run. Depends on kernels, bundle.
+// The layers of converter/graph.py without a graph, over our own packed weights: products that cost the rows that there
+// are (kernels/linear.h), and everything between two products in one pass over rows that are still in the cache of the
+// core. Used where the CPU and the bundle's weights allow it; else the graphs run. Depends on kernels, bundle.
 #pragma once
 
 #include <atomic>
@@ -27,11 +27,9 @@ class NativeStep {
   // Whether this CPU has the kernels and they can multiply all these matrices. Reads no weights.
   static bool suits(const WeightTable& table, const ModelSpec& spec);
 
-  // `model`: the section that the table's offsets count from. `packed` is checked against it: kBackend when it holds
-  // something else. Everything given must outlive the step.
+  // kBackend when `packed` lacks a matrix of the table. `pool` must outlive the step.
   static Result<std::unique_ptr<NativeStep>> create(const WeightTable& table, const ModelSpec& spec,
-                                                    std::span<const std::byte> model, PackedWeights packed,
-                                                    ThreadPool& pool);
+                                                    PackedWeights packed, ThreadPool& pool);
 
   // Raw projections q [rows, heads * D], k, v [rows, kv_heads * D] -> out [rows, heads * D].
   using Attention =

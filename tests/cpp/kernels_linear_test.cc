@@ -8,6 +8,7 @@
 #include "base/cpu_features.h"
 #include "check.h"
 #include "kernels/linear.h"
+#include "kernels/pack.h"
 
 using namespace tandem;
 
@@ -16,9 +17,10 @@ namespace {
 struct Sample {
   std::vector<int8_t> weights;  // [outputs][inputs]
   std::vector<float> scales;    // [outputs][inputs / block], or [outputs]
-  std::vector<std::byte> raw, packed;
+  std::vector<std::byte> raw, raw_scales, packed;
   PackedMatrix matrix;
 
+  RawRows rows() const { return {raw.data(), raw_scales.data()}; }
   int weight(int64_t output, int64_t input) const {
     return weights[static_cast<size_t>(output * matrix.inputs + input)];
   }
@@ -33,20 +35,43 @@ struct Scheme {
   int bits;
   int64_t block;
   bool wide = false;
+  bool byte_scales = false;
 };
-constexpr Scheme kSchemes[] = {{4, 0}, {8, 0}, {4, 32}, {4, 64}, {4, 128}, {4, 96}, {4, 0, true}};
+constexpr Scheme kSchemes[] = {{4, 0},
+                               {8, 0},
+                               {4, 32},
+                               {4, 64},
+                               {4, 128},
+                               {4, 96},
+                               {4, 0, true},
+                               {4, 32, false, true},
+                               {4, 64, false, true},
+                               {4, 96, false, true}};
+
+// Of a number that has no more than 10 bits behind the point and no small exponent.
+uint16_t to_half(float value) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>((bits >> 13) - (112 << 10));
+}
 
 Sample sample(Scheme scheme, int64_t outputs, int64_t inputs) {
   const int bits = scheme.bits;
   Sample s;
-  s.matrix = {nullptr, inputs, outputs, bits, scheme.block, scheme.wide};
+  s.matrix = {nullptr, inputs, outputs, bits, scheme.block, scheme.wide, false, scheme.byte_scales};
   std::mt19937 random(7);
   const int most = bits == 4 ? 8 : 127;
   for (int64_t i = 0; i < outputs * inputs; ++i) {
     s.weights.push_back(static_cast<int8_t>(std::uniform_int_distribution<int>(-most, most - 1)(random)));
   }
-  // Exact in bfloat16.
+  // Exact in bfloat16 and in 8 bits.
   for (int64_t i = 0; i < outputs * s.scales_per_output(); ++i) s.scales.push_back(static_cast<float>(1 + i % 5) / 64);
+  for (const float scale : s.scales) {
+    const uint16_t half = to_half(scale);
+    const auto* bytes =
+        scheme.block == 0 ? reinterpret_cast<const std::byte*>(&scale) : reinterpret_cast<const std::byte*>(&half);
+    s.raw_scales.insert(s.raw_scales.end(), bytes, bytes + (scheme.block == 0 ? 4 : 2));
+  }
   s.raw.resize(static_cast<size_t>(outputs * inputs * bits / 8));
   for (size_t i = 0; i < s.weights.size(); ++i) {
     const auto value = static_cast<unsigned>(s.weights[i]);
@@ -74,7 +99,7 @@ Sample sample(Scheme scheme, int64_t outputs, int64_t inputs) {
           at[4 * group + i / 8 * 256 + o * 4 + i % 4] |=
               static_cast<std::byte>((static_cast<unsigned>(w) & 15u) << (i % 8 >= 4 ? 4 : 0));
         } else {
-          const int64_t scales_before = block == 0 ? 0 : i / block * 2 * group;
+          const int64_t scales_before = block == 0 ? 0 : i / block * (scheme.byte_scales ? 1 : 2) * group;
           at[4 * group + scales_before + i / 16 * 128 + o * 8 + i % 8] |=
               static_cast<std::byte>((static_cast<unsigned>(w) & 15u) << (i % 16 >= 8 ? 4 : 0));
         }
@@ -87,6 +112,20 @@ Sample sample(Scheme scheme, int64_t outputs, int64_t inputs) {
         continue;
       }
       std::memcpy(at + 4 * o, &scaled, 4);
+      if (scheme.byte_scales) {
+        // The largest scale is 5/64 = 1.25 / 16: bytes count from 2^-11.
+        const float unit = 1.0f / 2048;
+        for (int64_t b = 0; b < inputs / block; ++b) {
+          const float scale = s.scale(g * group + o, b * block) / unit;
+          const int octave = static_cast<int>(std::log2(scale));
+          const float part = scale / static_cast<float>(1 << octave) - 1;
+          at[group * (4 + (b + 1) * block / 2 + b) + o] =
+              static_cast<std::byte>(octave * 32 + static_cast<int>(part * 32));
+        }
+        const float end = unit / 16;
+        std::memcpy(at + s.matrix.group_bytes() - 4 * (group - o), &end, 4);
+        continue;
+      }
       for (int64_t b = 0; b < inputs / block; ++b) {
         const float scale = s.scale(g * group + o, b * block) / 16;
         std::memcpy(at + group * (4 + (b + 1) * block / 2 + 2 * b) + 2 * o,
@@ -121,19 +160,40 @@ struct Quantised {
 
 }  // namespace
 
-TEST(packed_data_is_recognised) {
+TEST(matrices_are_packed_as_described) {
   for (const Scheme scheme : kSchemes) {
     Sample s = sample(scheme, 192, 384);
-    CHECK(holds(s.matrix, s.raw.data()));
-    for (const size_t at : {size_t{3}, static_cast<size_t>(s.matrix.group_bytes() / 2), s.packed.size() - 1}) {
-      const std::byte kept = s.packed[at];
-      s.packed[at] = kept ^ std::byte{0x41};
-      CHECK(!holds(s.matrix, s.raw.data()));
-      s.packed[at] = kept;
+    const int64_t row = 384 * scheme.bits / 8, scales = s.scales_per_output() * (scheme.block == 0 ? 4 : 2);
+    std::vector<std::byte> group(static_cast<size_t>(s.matrix.group_bytes()));
+    for (int64_t g = 0; g < s.matrix.groups(); ++g) {
+      const int64_t first = g * s.matrix.group();
+      CHECK(pack_group(s.matrix, {s.raw.data() + first * row, s.raw_scales.data() + first * scales}, group.data()));
+      CHECK(std::equal(group.begin(), group.end(), s.packed.begin() + g * s.matrix.group_bytes()));
     }
-    s.raw[5] ^= std::byte{1};
-    CHECK(!holds(s.matrix, s.raw.data()));
   }
+}
+
+TEST(scales_that_no_layout_takes_are_refused) {
+  for (const Scheme scheme : kSchemes) {
+    Sample s = sample(scheme, 64, 384);
+    std::vector<std::byte> group(static_cast<size_t>(s.matrix.group_bytes()));
+    s.raw_scales[scheme.block == 0 ? 3 : 1] = std::byte{0x7f};  // not a number, or beyond any
+    s.raw_scales[scheme.block == 0 ? 2 : 0] = std::byte{0xff};
+    CHECK(!pack_group(s.matrix, s.rows(), group.data()));
+  }
+}
+
+TEST(scales_of_eight_octaves_and_six_bits_fit_bytes) {
+  const auto fit = [](const std::vector<float>& scales) {
+    std::vector<uint16_t> halves;
+    for (const float scale : scales) halves.push_back(to_half(scale));
+    return fit_bytes(reinterpret_cast<const std::byte*>(halves.data()), 1, static_cast<int64_t>(halves.size()));
+  };
+  CHECK(fit({0.5f, 0.75f, 63.0f / 64, 0.5f / 128, 63.0f / 8192}));
+  CHECK(!fit({0.5f, 0.49f / 128}));              // nine octaves
+  CHECK(!fit({0.5f, 0.25f * (1 + 1.0f / 64)}));  // seven bits
+  const std::vector<std::byte> zero(2);
+  CHECK(!fit_bytes(zero.data(), 1, 1));
 }
 
 TEST(quantised_rows_are_close_and_keep_zero) {
@@ -164,7 +224,7 @@ TEST(products_match_the_definition_for_any_number_of_rows) {
   for (const Scheme scheme : kSchemes) {
     Sample s = sample(scheme, outputs, inputs);
     for (const bool tiles : {false, true}) {
-      if (tiles && available_isas().back() != Isa::kAvx512Amx) break;
+      if (tiles && (available_isas().back() != Isa::kAvx512Amx || scheme.byte_scales)) break;
       s.matrix.tiles = tiles;
       std::vector<float> all(static_cast<size_t>(most * outputs));
       linear(s.matrix, q.rows, most, 0, s.matrix.groups(), all.data(), outputs);
@@ -191,6 +251,19 @@ TEST(products_match_the_definition_for_any_number_of_rows) {
         CHECK(some[static_cast<size_t>(rows * outputs)] == -1.0f);
       }
     }
+  }
+}
+
+TEST(byte_scales_make_the_bits_of_bfloat16) {
+  if (!linear_available()) return;
+  const std::vector<float> in = numbers(13 * 384, 2.0f);
+  const Quantised q(in, 13, 384);
+  for (const int64_t block : {32, 64, 96, 128}) {
+    const Sample longer = sample({4, block}, 192, 384), shorter = sample({4, block, false, true}, 192, 384);
+    std::vector<float> one(13 * 192), other(13 * 192);
+    linear(longer.matrix, q.rows, 13, 0, 12, one.data(), 192);
+    linear(shorter.matrix, q.rows, 13, 0, 12, other.data(), 192);
+    CHECK(one == other);
   }
 }
 

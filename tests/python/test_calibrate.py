@@ -21,7 +21,7 @@ from tandem_converter.calibrate.forward import LayerPass, Rotary, logits, norm
 from tandem_converter.calibrate.gptq import DAMPING, MAKE_UP, PANEL, Rounder, upper_factor
 from tandem_converter.calibrate.qat import quantize_q4_0
 from tandem_converter.calibrate.run import state_folder
-from tandem_converter.calibrate.sensitivity import CANDIDATES, allocate
+from tandem_converter.calibrate.sensitivity import CANDIDATES, MOST_TIME, TIMES, allocate, choose_in_time
 from tandem_converter.calibrate.state import State
 from tandem_converter.calibrate.text import LEAST, Request, default_text, spread, windows
 from tandem_converter.convert import convert
@@ -310,6 +310,22 @@ def test_budget_goes_where_it_saves_most() -> None:
         chosen = allocate(costs, sizes, bits)
         used = {name: next(b for b, _, scheme in costs[name] if scheme == chosen[name]) for name in costs}
         assert sum(used.values()) <= bits * 3 + 1e-9
+
+
+def test_slow_schemes_are_taken_where_they_save_most() -> None:
+    def options(saved: float) -> list[tuple[float, float, str]]:
+        return [(4.0, 10.0, "int4-channel"), (4.5, 10.0 - saved, "int4-block32"), (8.0, 9.9 - saved, "int8")]
+
+    costs = {str(i): options(1.0 + i) for i in range(8)}
+    sizes = dict.fromkeys(costs, 100)
+    assert set(allocate(costs, sizes, 4.5).values()) == {"int4-block32"}  # as slow as can be
+    chosen = choose_in_time(costs, sizes, 4.5)
+    slow = [name for name, scheme in chosen.items() if scheme == "int4-block32"]
+    assert slow == [str(i) for i in range(8 - len(slow), 8)] and len(slow) >= 2
+    assert sum(TIMES[scheme] for scheme in chosen.values()) <= 8 * MOST_TIME
+    quick = {name: [option for option in of if option[2] != "int4-block32"] for name, of in costs.items()}
+    assert choose_in_time(quick, sizes, 5.0) == allocate(quick, sizes, 5.0)
+    assert choose_in_time(costs, sizes, 4.0) == dict.fromkeys(costs, "int4-channel")
 
 
 def test_auto_keeps_its_budget_and_repeats(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:

@@ -13,18 +13,16 @@ from tqdm import tqdm
 
 _PATIENCE = 1.0  # seconds before a bar appears: later loads take less
 _INTERVAL = 0.2
-_MEMORY_FILE = "memfd:tandem-weights"  # csrc/litert/weight_cache.cc builds them there
 
 
-def _packed_bytes() -> int:
-    """Bytes of packed weights that this process has built so far."""
-    size = 0
+def _written_bytes() -> int:
+    """What this process has written to files so far, those in memory included; 0 where the system does not tell."""
     with suppress(OSError):
-        for entry in Path("/proc/self/fd").iterdir():
-            with suppress(OSError):
-                if _MEMORY_FILE in str(entry.readlink()):
-                    size = max(size, entry.stat().st_size)
-    return size
+        for line in Path("/proc/self/io").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == "wchar":
+                return int(value)
+    return 0
 
 
 @contextmanager
@@ -35,14 +33,15 @@ def packing_bar(bundle: Path) -> Iterator[None]:
         return
     ended = threading.Event()
     terminal = os.fdopen(os.dup(2), "w")  # the load itself holds descriptor 2 back
+    before = _written_bytes()
 
     def watch() -> None:
         if ended.wait(_PATIENCE):
             return
-        # The packed weights are about as large as the bundle; the library tells no progress of its own.
+        # The packed weights are about as large as the bundle; the core tells no progress of its own.
         bar = tqdm(total=bundle.stat().st_size, unit="B", unit_scale=True, desc="preparing weights", file=terminal)
         while not ended.wait(_INTERVAL):
-            bar.n = min(max(_packed_bytes(), bar.n), bar.total)
+            bar.n = min(_written_bytes() - before, bar.total)
             bar.refresh()
         bar.close()
 
