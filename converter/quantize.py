@@ -167,8 +167,8 @@ def pack(weights: np.ndarray, integers: np.ndarray, scales: np.ndarray, scheme: 
 
 
 def round_scales(scales: np.ndarray, largest: np.ndarray | None = None) -> np.ndarray:
-    """Positive block scales [O, I/block] as the file will hold them, float16. `largest` [O]: what decides on the octaves
-    of each row, where it is not the largest of `scales`."""
+    """Positive block scales [O, I/block] as the file will hold them, float16. `largest` [O]: what decides on the
+    octaves of each row, where it is not the largest of `scales`."""
     rounded = _round_significand(np.ascontiguousarray(scales, np.float32))
     top = rounded.max(axis=1) if largest is None else _round_significand(np.ascontiguousarray(largest, np.float32))
     octave = np.exp2(np.floor(np.log2(np.maximum(top, np.float32(2**-24)))))[:, None].astype(np.float32)
