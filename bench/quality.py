@@ -81,6 +81,8 @@ class Variant:
 
 
 VARIANTS = (
+    Variant("f32", False, "int8"),
+    Variant("f32", False, "int4-channel"),
     Variant("int8"),
     Variant("int4-block32"),
     Variant("int4-block32", True),

@@ -22,7 +22,8 @@ struct MemoryInputs {
   uint64_t drafter_bytes = 0;  // the drafter's, likewise
   std::vector<std::string> signatures;
   bool fast = true;
-  bool native = false;  // the layers run without a graph
+  bool native = false;            // the layers run without a graph
+  uint64_t flatbuffer_bytes = 0;  // of the model, without its weights; only where native
   KvType kv_type = KvType::kF16;
   int64_t max_context = 0;    // that these graphs allow
   uint64_t prefix_bytes = 0;  // budget of the prefix cache
@@ -33,7 +34,7 @@ struct MemoryPlan {
   int64_t context = 0;
   uint64_t weights = 0;
   uint64_t drafter = 0;
-  uint64_t graphs = 0;       // LiteRT's copies of the graphs: quantisation parameters for every signature
+  uint64_t graphs = 0;       // LiteRT's copies of the graphs: their structure, scales for every signature that runs
   uint64_t cache = 0;        // of one session, full
   uint64_t activations = 0;  // of the largest step
   uint64_t runtime = 0;      // libraries and tokenizer

@@ -62,7 +62,7 @@ Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table,
     PackedMatrix matrix = step->packed_.find(place.buffer);
     sound = sound && matrix.data != nullptr && static_cast<uint64_t>(matrix.inputs) == place.inputs &&
             static_cast<uint64_t>(matrix.outputs) == place.outputs;
-    matrix.tiles = tiles;
+    matrix.tiles = tiles && !matrix.byte_scales;  // packed under another TANDEM_ISA, it stays with VNNI
     return matrix;
   };
   step->embed_ = find(table.embed);
