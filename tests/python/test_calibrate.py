@@ -215,7 +215,7 @@ def test_any_factors_leave_the_product_the_same_model(
     monkeypatch.setattr(
         sequential,
         "column_factors",
-        lambda _, importance, noise: np.exp2(rng.uniform(-0.5, 0.5, len(importance))).astype(F32),
+        lambda _, importance, _noise: np.exp2(rng.uniform(-0.5, 0.5, len(importance))).astype(F32),
     )
     convert(checkpoint(family), tmp_path / "m.litertlm", quant="int8", context=64, calibrate=request())
     ids = np.random.default_rng(0).integers(0, 400, 40)
