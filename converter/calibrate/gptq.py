@@ -25,27 +25,21 @@ DAMPING = 0.01  # of the mean diagonal, added to the diagonal
 MAKE_UP = 0.5  # of the way to the weights that undo what the matrices before did to the inputs
 SWEEPS = 3  # of descent after the first rounding
 GRID = 24  # scales tried for a group before its rounding
-STRIDE = 64  # between the tokens whose inputs are kept
-INPUT_LEVELS = 255  # that the range of a token's inputs is divided into when they are multiplied
 
 
 class Rounder:
     """Quantises matrices that share their inputs (q, k and v; gate and up): the factorisation is made once."""
 
-    def __init__(
-        self, moments: F32, pulls: Mapping[str, F32] | None = None, sample: F32 | None = None, tokens: int = 0
-    ) -> None:
+    def __init__(self, moments: F32, pulls: Mapping[str, F32] | None = None) -> None:
         """`moments` [I, I]; DAMPING of their mean is added to the diagonal, so that an input that never varies gets
         weight as well. They are taken over and change in place: of a 12B layer they have a gigabyte. `pulls`: by the
-        matrix's name, weights @ drift [O, I], see `between`. `sample` [tokens, I]: some of the inputs that the moments
-        are of; `tokens`: how many those are."""
+        matrix's name, weights @ drift [O, I], see `between`."""
         diagonal = np.einsum("ii->i", moments)  # a view
         mean = float(diagonal.mean(dtype=np.float64))
         diagonal += np.float32(DAMPING * mean if mean > 0 else 1)
         self.order = np.argsort(-diagonal, kind="stable")
         permute(moments, self.order)
         self.h, self._pulls = moments, dict(pulls or {})
-        self._sample, self._tokens = sample, tokens
         self.c = upper_factor(self.h)
         self.importance: F32 = np.empty(len(diagonal), np.float32)  # of a rounding error, in the matrix's own order
         self.importance[self.order] = np.square(np.diagonal(self.c))
@@ -54,13 +48,10 @@ class Rounder:
     def of(inputs: Iterable[F32]) -> Rounder:
         """For the inputs [tokens, I] of all sequences, taken one at a time."""
         moments: F32 | None = None
-        kept, tokens = [], 0
         for x in inputs:
             moments = add_product(moments, x, x)
-            kept.append(_some(x))
-            tokens += len(x)
         assert moments is not None
-        return Rounder(moments, None, np.concatenate(kept), tokens)
+        return Rounder(moments)
 
     @staticmethod
     def between(pairs: Iterable[tuple[F32, F32]], weights: Mapping[str, F32]) -> Rounder:
@@ -69,15 +60,12 @@ class Rounder:
         by name; what `target` needs of the drift is kept, which is smaller."""
         moments: F32 | None = None
         drift: F32 | None = None
-        kept, tokens = [], 0
         for x, exact in pairs:
             moments, drift = add_product(moments, x, x), add_product(drift, exact - x, x)
-            kept.append(_some(x))
-            tokens += len(x)
         assert moments is not None and drift is not None
         pulls = {name: w @ drift for name, w in weights.items()}
         del drift  # before the factorisation, which needs the room
-        return Rounder(moments, pulls, np.concatenate(kept), tokens)
+        return Rounder(moments, pulls)
 
     def target(self, name: str, weights: F32) -> F32:
         """Weights [O, I] that make up for what the matrices before did to the inputs. weights + weights drift H^-1 come
@@ -112,18 +100,6 @@ class Rounder:
         self.h *= t[:, None]
         self.c *= t
         self.importance = (self.importance / np.square(factors)).astype(np.float32)
-        if self._sample is not None:
-            self._sample = self._sample / factors
-
-    def input_noise(self, factors: F32) -> float:
-        """The squared error of an input that is divided by `factors` [I] and rounded to 8 bits over its token's range,
-        as kernels do it when they multiply, summed over all tokens: each costs that times the column's sum of squares.
-        The error of a rounding is even within a step of s: s² / 12."""
-        if self._sample is None:
-            return 0.0
-        scaled = self._sample / factors
-        span = np.maximum(scaled.max(axis=1), 0) - np.minimum(scaled.min(axis=1), 0)
-        return float(np.square(span / INPUT_LEVELS).mean(dtype=np.float64) / 12 * self._tokens)
 
     def quantize(self, weights: F32, scheme: Scheme, sweeps: int = SWEEPS) -> Quantized:
         """[O, I] -> what is stored. Its error has "output" as well, the relative error of the matrix's output."""
@@ -210,11 +186,6 @@ def upper_factor(h: F32) -> F32:
     c = np.empty(h.shape, np.float32)
     c[...] = a[::-1, ::-1].T
     return c
-
-
-def _some(x: F32) -> F32:
-    """Inputs of some tokens [L, I]."""
-    return x[len(x) % STRIDE // 2 :: STRIDE].copy()
 
 
 def add_product(total: F32 | None, a: F32, b: F32) -> F32:

@@ -147,7 +147,7 @@ class Calibration:
             w[f"{p}.weight"] = rounder.target(p, w[f"{p}.weight"])
         if all(s.bits <= 8 for s in schemes.values()):
             pairs = [(w[f"{p}.weight"], s) for p, s in schemes.items()]
-            t = column_factors(pairs, rounder.importance, rounder.input_noise)
+            t = column_factors(pairs, rounder.importance)
             rounder.rescale(t)
             fold_into_norm(w, [f"{p}.weight" for p in schemes], norm, t, self._spec.norm_offset)
             self._state.save_vector(prefix + norm, w[norm])
@@ -171,8 +171,7 @@ class Calibration:
         if made is not None and made.scales is not None and scheme.bits <= 8:
             group = len(w[f"{maker}.weight"]) if copies == 1 else self._head_dim(prefix)
             importance = pool_heads(rounder.importance, group, copies)
-            t = column_factors([(w[f"{part}.weight"], scheme)], importance, rounder.input_noise)
-            t = np.exp2(np.rint(np.log2(t)))
+            t = np.exp2(np.rint(np.log2(column_factors([(w[f"{part}.weight"], scheme)], importance))))
             t = np.minimum(t, spread_heads(headroom(made), group, copies)).astype(np.float32)
             rounder.rescale(t)
             w[f"{part}.weight"] = w[f"{part}.weight"] * t
