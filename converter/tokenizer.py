@@ -1,22 +1,22 @@
-"""The tokenizer on its way into a bundle: a Hugging Face tokenizer.json becomes the pre-digested section that
-csrc/tokenizer/tokenizer.cc maps and uses as it lies; a GGUF's tokenizer.ggml.* becomes a tokenizer.json first.
+"""The tokenizer on its way into a bundle: a Hugging Face tokenizer.json becomes the digest from which
+csrc/tokenizer/digest.cc builds its tables in milliseconds; a GGUF's tokenizer.ggml.* becomes a tokenizer.json first.
 
-Layout of a digest, version 1, little-endian (the C++ reader names the same constants):
+Layout of a digest, version 2, little-endian (the C++ reader names the same constants). It holds only what cannot be
+derived from the rest; a *number* is LEB128: seven bits a byte, the lowest first, the eighth set where more follow.
 
-    header     8s magic | u32 version | u32 header bytes | u64 total bytes | u64 checksum of everything after it |
-               u32 flags | u32 vocabulary | i32 bos, eos, pad, unk (-1: none) | u32 merges | u32 bucket bits |
-               u32 character pages | u32 raw added | u32 normalised added | u32 zero |
-               (u64 offset, u64 bytes) of each section below
-    PIECES     u32[vocabulary + 1]: piece i is TEXT[PIECES[i]:PIECES[i + 1]]
-    FLAGS      u8[vocabulary]: 1 present, 2 special
-    TEXT       bytes of all pieces, then of the added tokens
-    BYTES      u32[256]: token of a byte, or NONE
-    PAGE_INDEX u32[0x1100]: page of a character (code point >> 8), or NONE
-    PAGES      u32[pages][256]: token of a character, or NONE
-    BUCKETS    u32[2^bits + 1]: first merge of a bucket; the bucket of a pair is `merge_bucket`
-    MERGES     (u32 left, u32 right, u32 rank, u32 merged)[merges], by bucket
-    ADDED_RAW  (u32 id, u32 offset in TEXT, u32 bytes, u32 flags)[raw added], sorted by bytes: found in the raw text
-    ADDED_NORM the same for tokens that are found in the normalised text
+    header  8s magic | u32 version | u32 header bytes | u64 total bytes | u64 checksum of everything after it |
+            u32 flags | u32 vocabulary | i32 bos, eos, pad, unk (-1: none) | u32 merges | u32 bytes of all pieces |
+            u32 bytes of each table below; the tables follow one another without gaps
+    TOKENS  (number ids in a row, u8 their flags) up to the end of the vocabulary; flags: 1 present, 2 special, 4 in
+            the model's vocabulary, 8 in PIECES, 16 added and found in the raw text, 32 added and found once normalised
+    PIECES  (number bytes, the bytes) of the tokens with flag 8, by id
+    RUNS    the merges by rank, those in a row that give the same token as one: number 2 * (merges - 1) + jump. The
+            token is the one after the last run's (0 for the first); where jump is 1, a zigzag number that is added to
+            it follows
+    PAIRS   (left, right) of each merge, by rank: as many bits each as the largest id needs, filled from the lowest bit
+            of each byte; then zero bits up to a whole byte and 7 zero bytes, so that a reader may always take eight
+
+A piece that is not in PIECES is left + right of the first merge that gives it and whose parts are known by then.
 """
 
 from __future__ import annotations
@@ -25,33 +25,29 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from .errors import ConversionError
 
-U32: TypeAlias = npt.NDArray[np.uint32]
+Merge: TypeAlias = tuple[int, int, int]  # ids: left, right, merged
 
 MAGIC = b"TANDTOKN"
-VERSION = 1
-HEADER = struct.Struct("<8sIIQQ")  # then BODY and the section table; the checksum covers all that follows HEADER
+VERSION = 2
+HEADER = struct.Struct("<8sIIQQ")  # then BODY; the checksum covers all that follows HEADER
 BODY = struct.Struct("<IIiiiiIIIIII")
-SECTIONS = ("pieces", "flags", "text", "bytes", "page_index", "pages", "buckets", "merges", "added_raw", "added_norm")
-HEADER_BYTES = HEADER.size + BODY.size + 16 * len(SECTIONS)
-ALIGNMENT = 64
-NONE = 0xFFFFFFFF
 
 FLAG_NORMALIZE_SPACES, FLAG_BYTE_FALLBACK, FLAG_FUSE_UNK, FLAG_DECODE_SPACES = 1, 2, 4, 8
-PRESENT, SPECIAL = 1, 2
+PRESENT, SPECIAL, IN_VOCABULARY, STORED, ADDED_RAW, ADDED_NORMALIZED = 1, 2, 4, 8, 16, 32
 
-MAX_JSON_BYTES = 64 << 20
-MAX_VOCABULARY = 1 << 22
+MAX_JSON_BYTES = 64 << 20  # and so the pieces are not longer together, on which the reader relies
+MAX_VOCABULARY = 1 << 20
+MAX_PIECE_BYTES = 0xFFFF
 MAX_MERGES = 1 << 24
 MAX_ADDED = 1 << 17
 MAX_ADDED_BYTES = 1024
-MAX_BUCKET = 64  # merges that may share a bucket
 METASPACE = "▁"
 
 # tokenizer.ggml.token_type
@@ -178,22 +174,23 @@ def _read_added(config: Mapping[str, Any], vocab: Mapping[str, int], pieces: Map
     return list(added.values())
 
 
-def _read_merges(model: Mapping[str, Any], vocab: Mapping[str, int]) -> list[tuple[int, int, int, int]]:
-    """(left, right, rank, merged); a pair listed twice has its last rank, as in Hugging Face."""
+def _read_merges(model: Mapping[str, Any], vocab: Mapping[str, int]) -> list[Merge]:
+    """By rank; a pair listed twice has its last rank, as in Hugging Face."""
     listed = model.get("merges")
     if not isinstance(listed, list) or len(listed) > MAX_MERGES:
         raise _fail(f"model.merges is not a list of at most {MAX_MERGES}")
-    merges: dict[tuple[int, int], tuple[int, int]] = {}
+    merges: dict[tuple[int, int], int] = {}
     for rank, merge in enumerate(listed):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise _fail(f"merge {rank} is not a pair of pieces")
         try:
-            left, right = vocab[pair[0]], vocab[pair[1]]
-            merges[left, right] = rank, vocab[pair[0] + pair[1]]
+            ids, merged = (vocab[pair[0]], vocab[pair[1]]), vocab[pair[0] + pair[1]]
         except KeyError as missing:
             raise _fail(f"merge {rank} needs the piece {missing.args[0]!r}, which is not in the vocabulary") from None
-    return [(*pair, *result) for pair, result in merges.items()]
+        merges.pop(ids, None)
+        merges[ids] = merged
+    return [(*ids, merged) for ids, merged in merges.items()]
 
 
 # ------------------------------------------------------------------------------------------ writing the digest
@@ -208,36 +205,47 @@ def checksum(data: bytes) -> int:
     return (int(np.add.reduce(words)) + len(data)) & 0xFFFFFFFFFFFFFFFF
 
 
-def merge_bucket(left: U32, right: U32, bits: int) -> U32:
-    x = left * np.uint32(0x9E3779B1) + right * np.uint32(0x85EBCA6B)
-    x ^= x >> np.uint32(15)
-    x *= np.uint32(0x2C1B3C6D)
-    bucket: U32 = x >> np.uint32(32 - bits)
-    return bucket
+def _number(value: int) -> bytes:
+    """LEB128."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
-def _merge_table(merges: Sequence[tuple[int, int, int, int]]) -> tuple[int, U32, U32]:
-    table = np.array(merges, np.uint32).reshape(-1, 4)
-    for bits in range(max(1, (len(table) - 1).bit_length()), 27):
-        bucket = merge_bucket(table[:, 0].copy(), table[:, 1].copy(), bits)
-        sizes = np.bincount(bucket, minlength=1 << bits)
-        if sizes.max() <= MAX_BUCKET:
-            first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint32)
-            return bits, first, table[np.lexsort((table[:, 2], bucket))]
-    raise _fail("the merges do not fit the hash table")
+def _derivable(vocab: Mapping[str, int], merges: Sequence[Merge]) -> set[int]:
+    """The tokens whose pieces a reader of the merges, by rank, can put together from the others."""
+    made = {merged for _, _, merged in merges}
+    known = set(vocab.values()) - made
+    for left, right, merged in merges:
+        if left in known and right in known:
+            known.add(merged)
+    return known & made
 
 
-def _character_table(vocab: Mapping[str, int]) -> tuple[U32, U32]:
-    index = np.full(0x1100, NONE, np.uint32)
-    pages: list[U32] = []
-    for piece, token in vocab.items():
-        if len(piece) == 1:
-            page = ord(piece) >> 8
-            if index[page] == NONE:
-                index[page] = len(pages)
-                pages.append(np.full(256, NONE, np.uint32))
-            pages[index[page]][ord(piece) & 255] = token
-    return index, np.stack(pages) if pages else np.zeros((0, 256), np.uint32)
+def _token_runs(flags: Sequence[int]) -> bytes:
+    return b"".join(_number(len(list(run))) + bytes([value]) for value, run in groupby(flags))
+
+
+def _merge_runs(merges: Sequence[Merge]) -> bytes:
+    out = bytearray()
+    expected = 0
+    for merged, run in groupby(merge[2] for merge in merges):
+        jump = merged - expected
+        out += _number(2 * (len(list(run)) - 1) + (jump != 0))
+        if jump:
+            out += _number(2 * jump if jump > 0 else -2 * jump - 1)
+        expected = merged + 1
+    return bytes(out)
+
+
+def _pairs(merges: Sequence[Merge], size: int) -> bytes:
+    width = max(1, (size - 1).bit_length())
+    ids = np.array([merge[:2] for merge in merges], np.uint32).reshape(-1, 1)
+    bits = (ids >> np.arange(width, dtype=np.uint32) & 1).astype(np.uint8)
+    return np.packbits(bits, bitorder="little").tobytes() + bytes(7)
 
 
 def _named(vocab: Mapping[str, int], size: int, given: int | None, *names: str) -> int:
@@ -275,59 +283,29 @@ def digest(
     eos = _named(everything, size, eos_id, "<eos>", "</s>")
     pad = _named(everything, size, pad_id, "<pad>")
 
+    merges = _read_merges(model, vocab)
     texts = [b""] * size
-    kinds = np.zeros(size, np.uint8)
+    kinds = [0] * size
+    derivable = _derivable(vocab, merges)
     for piece, token in vocab.items():
         texts[token] = _utf8(piece, f"piece {token}")
-        kinds[token] = PRESENT
+        if len(texts[token]) > MAX_PIECE_BYTES:
+            raise _fail(f"piece {token} is longer than {MAX_PIECE_BYTES} bytes")
+        kinds[token] = PRESENT | IN_VOCABULARY | (0 if token in derivable else STORED)
     for one in added:
-        texts[one.id] = one.content
-        kinds[one.id] = PRESENT | (SPECIAL if one.special else 0)
-    ends = np.cumsum([0, *map(len, texts)])
-    tail: list[bytes] = []  # the added tokens as they are searched for
-    used = int(ends[-1])
-    lists: list[list[tuple[bytes, int, int]]] = [[], []]
-    for one in added:
-        normalize = one.normalized and flags & FLAG_NORMALIZE_SPACES
-        content = one.content.replace(b" ", METASPACE.encode()) if normalize else one.content
-        lists[one.normalized].append((content, one.id, SPECIAL if one.special else 0))
-    tables = []
-    for entries in lists:
-        rows = []
-        for content, token, special in sorted(entries):
-            rows.append((token, used, len(content), special))
-            tail.append(content)
-            used += len(content)
-        tables.append(np.array(rows, np.uint32).reshape(-1, 4))
-    if used >= 1 << 30:
-        raise _fail("the pieces are longer than 1 GiB together")
-
-    fallback = np.array([vocab.get(f"<0x{byte:02X}>", NONE) for byte in range(256)], np.uint32)
-    page_index, pages = _character_table(vocab)
-    bits, buckets, merges = _merge_table(_read_merges(model, vocab))
-    parts = {
-        "pieces": ends.astype("<u4").tobytes(),
-        "flags": kinds.tobytes(),
-        "text": b"".join(texts) + b"".join(tail),
-        "bytes": fallback.astype("<u4").tobytes(),
-        "page_index": page_index.astype("<u4").tobytes(),
-        "pages": pages.astype("<u4").tobytes(),
-        "buckets": buckets.astype("<u4").tobytes(),
-        "merges": merges.astype("<u4").tobytes(),
-        "added_raw": tables[0].astype("<u4").tobytes(),
-        "added_norm": tables[1].astype("<u4").tobytes(),
-    }
-    body = bytearray(
-        BODY.pack(flags, size, bos, eos, pad, unk, len(merges), bits, len(pages), len(tables[0]), len(tables[1]), 0)
+        texts[one.id] = one.content  # the same, where the vocabulary has it too
+        kinds[one.id] = kinds[one.id] or PRESENT | STORED
+        kinds[one.id] |= (SPECIAL if one.special else 0) | (ADDED_NORMALIZED if one.normalized else ADDED_RAW)
+    tables = (
+        _token_runs(kinds),
+        b"".join(_number(len(text)) + text for text, kind in zip(texts, kinds, strict=True) if kind & STORED),
+        _merge_runs(merges),
+        _pairs(merges, size),
     )
-    payload = bytearray()
-    start = HEADER_BYTES + -HEADER_BYTES % ALIGNMENT
-    for name in SECTIONS:
-        body += struct.pack("<QQ", start + len(payload), len(parts[name]))
-        payload += parts[name]
-        payload += b"\0" * (-len(payload) % ALIGNMENT)
-    rest = bytes(body) + b"\0" * (start - HEADER_BYTES) + bytes(payload)
-    return HEADER.pack(MAGIC, VERSION, HEADER_BYTES, HEADER.size + len(rest), checksum(rest)) + rest
+    body = BODY.pack(flags, size, bos, eos, pad, unk, len(merges), sum(map(len, texts)), *map(len, tables))
+    rest = body + b"".join(tables)
+    head = HEADER.size + len(body)
+    return HEADER.pack(MAGIC, VERSION, head, HEADER.size + len(rest), checksum(rest)) + rest
 
 
 # ----------------------------------------------------------------------------------------------- from a GGUF file

@@ -8,25 +8,12 @@
 namespace py = pybind11;
 
 namespace tandem::bindings {
-namespace {
-
-// A tokenizer that keeps alive what it reads: `owner` holds the bytes of `section`.
-template <class Owner>
-std::shared_ptr<Tokenizer> open(Owner owner, std::span<const std::byte> section) {
-  const auto tokenizer = std::make_shared<Tokenizer>(take(Tokenizer::from_digest(section)));
-  return {tokenizer.get(), [owner, tokenizer](Tokenizer*) {}};
-}
-
-}  // namespace
 
 void init_tokenizer(py::module_& module) {
   py::class_<Tokenizer, std::shared_ptr<Tokenizer>>(module, "Tokenizer")
       .def_static(
           "from_digest",
-          [](const std::string& digest) {
-            const auto bytes = std::make_shared<const std::string>(digest);
-            return open(bytes, std::as_bytes(std::span(*bytes)));
-          },
+          [](std::string_view digest) { return take(Tokenizer::from_digest(std::as_bytes(std::span(digest)))); },
           py::arg("digest"))
       .def_property_readonly("vocab_size", &Tokenizer::vocab_size)
       .def(
@@ -50,8 +37,8 @@ void init_tokenizer(py::module_& module) {
   module.def(
       "open_tokenizer",
       [](const std::string& path) {
-        const auto bundle = std::make_shared<const Bundle>(take(Bundle::open(path)));
-        return open(bundle, take(bundle->require("tandem_tokenizer")));
+        const Bundle bundle = take(Bundle::open(path));
+        return take(Tokenizer::from_digest(take(bundle.require("tandem_tokenizer"))));
       },
       py::arg("path"), py::call_guard<py::gil_scoped_release>());
 }

@@ -28,7 +28,7 @@ std::vector<uint32_t> split(const digest::Digest& digest, std::string_view text,
     const utf8::Character one = utf8::decode(text.substr(at));
     const std::string_view bytes = text.substr(at, one.bytes);
     at += one.bytes;
-    const uint32_t id = digest.character(one.code_point);
+    const uint32_t id = digest.characters.character(one.code_point);
     if (id != kNone && (allow_special || !is_special(digest, id))) {
       if (pending_unk) ids.push_back(unk);
       pending_unk = false;
@@ -36,7 +36,7 @@ std::vector<uint32_t> split(const digest::Digest& digest, std::string_view text,
       continue;
     }
     if (digest.has(digest::kByteFallback)) {
-      const auto token = [&](char byte) { return digest.byte(static_cast<unsigned char>(byte)); };
+      const auto token = [&](char byte) { return digest.characters.byte(static_cast<unsigned char>(byte)); };
       if (std::ranges::none_of(bytes, [&](char byte) { return token(byte) == kNone; })) {
         // A pending unk stays behind these bytes: so does Hugging Face's.
         for (const char byte : bytes) ids.push_back(token(byte));
@@ -60,15 +60,15 @@ void encode(const digest::Digest& digest, std::string_view text, bool allow_spec
   for (uint32_t i = 0; i < count; ++i) symbols[i] = {ids[i], i == 0 ? kNone : i - 1, i + 1 < count ? i + 1 : kNone};
 
   const auto lookup = [&](uint32_t left, uint32_t right) {
-    const digest::Merge merge = digest.merge(symbols[left].id, symbols[right].id);
-    return allow_special || !is_special(digest, merge.id) ? merge : digest::Merge{};
+    const digest::Merged merge = digest.merges.find(symbols[left].id, symbols[right].id);
+    return allow_special || !is_special(digest, merge.id) ? merge : digest::Merged{};
   };
   // Candidates as rank << 32 | place of the left symbol: the smallest is the next merge. One whose pair has changed
   // since shows a different rank when it is looked up again, and is dropped.
   std::vector<uint64_t> heap;
   const auto candidate = [&](uint32_t left) -> uint64_t {
     if (left == kNone || symbols[left].next == kNone) return UINT64_MAX;
-    const digest::Merge merge = lookup(left, symbols[left].next);
+    const digest::Merged merge = lookup(left, symbols[left].next);
     return merge.rank == kNone ? UINT64_MAX : uint64_t{merge.rank} << 32 | left;
   };
   for (uint32_t i = 0; i < count; ++i) {
@@ -87,7 +87,7 @@ void encode(const digest::Digest& digest, std::string_view text, bool allow_spec
     const auto left = static_cast<uint32_t>(top);
     if (symbols[left].id == kNone || symbols[left].next == kNone) continue;
     const uint32_t right = symbols[left].next;
-    const digest::Merge merge = lookup(left, right);
+    const digest::Merged merge = lookup(left, right);
     if (merge.rank != top >> 32) continue;
     symbols[left].id = merge.id;
     symbols[left].next = symbols[right].next;

@@ -1,26 +1,15 @@
 // Added tokens, normaliser and decoder around the byte-pair encoder; see tokenizer.h.
 #include "tokenizer/tokenizer.h"
 
+#include <utility>
+
 #include "tokenizer/bpe.h"
+#include "tokenizer/metaspace.h"
 #include "tokenizer/stream_decoder.h"
 #include "tokenizer/utf8.h"
 
 namespace tandem {
 namespace {
-
-constexpr std::string_view kMetaspace = "\xE2\x96\x81";  // U+2581
-
-std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
-  out.reserve(text.size());
-  for (size_t at = 0;;) {
-    const size_t found = text.find(from, at);
-    out.append(text.substr(at, found - at));
-    if (found == std::string_view::npos) return out;
-    out.append(to);
-    at = found + from.size();
-  }
-}
 
 // Calls plain(text) for the stretches between added tokens and token(id) for those: the leftmost match, and the longest
 // there. A special one that may not be parsed stays in its stretch, but still hides matches that overlap it, as in
@@ -29,19 +18,19 @@ template <class Plain, class Token>
 void split_at_added(const digest::AddedTable& table, std::string_view text, bool parse_special, Plain plain,
                     Token token) {
   size_t start = 0;
-  if (table.size() != 0) {
+  if (!table.empty()) {
     for (size_t at = 0; at < text.size();) {
-      const digest::AddedToken match = table.longest_prefix(text.substr(at));
-      if (match.content.empty()) {
+      const digest::AddedToken* const match = table.longest_prefix(text.substr(at));
+      if (match == nullptr) {
         ++at;
         continue;
       }
-      if (parse_special || !match.special) {
+      if (parse_special || !match->special) {
         if (start < at) plain(text.substr(start, at - start));
-        token(match.id);
-        start = at + match.content.size();
+        token(match->id);
+        start = at + match->content.size();
       }
-      at += match.content.size();
+      at += match->content.size();
     }
   }
   if (start < text.size()) plain(text.substr(start));
@@ -57,8 +46,8 @@ int hex(char digit) {
 }  // namespace
 
 Result<Tokenizer> Tokenizer::from_digest(std::span<const std::byte> section) {
-  TANDEM_ASSIGN_OR_RETURN(const digest::Digest opened, digest::Digest::open(section));
-  return Tokenizer(opened);
+  TANDEM_ASSIGN_OR_RETURN(digest::Digest opened, digest::Digest::open(section));
+  return Tokenizer(std::move(opened));
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_bos, bool parse_special) const {
@@ -70,9 +59,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_bos, bool
     repaired = utf8::replace_invalid(text);
     text = repaired;
   }
-  const auto token = [&](uint32_t id) {
-    if (id < digest_.vocab_size) ids.push_back(static_cast<int32_t>(id));
-  };
+  const auto token = [&](uint32_t id) { ids.push_back(static_cast<int32_t>(id)); };
   const auto normalized = [&](std::string_view part) {
     split_at_added(
         digest_.added_normalized, part, parse_special,
@@ -101,13 +88,13 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special) c
 std::string Tokenizer::piece(int32_t id) const {
   if (!is_token(id)) return {};
   if (const int value = byte_value(id); value >= 0) return std::string(1, static_cast<char>(value));
-  const std::string_view text = digest_.piece(static_cast<uint32_t>(id));
+  const std::string_view text = digest_.pieces.at(static_cast<uint32_t>(id));
   return digest_.has(digest::kDecodeSpaces) ? replace_all(text, kMetaspace, " ") : std::string(text);
 }
 
 int Tokenizer::byte_value(int32_t id) const {
   if (!is_token(id)) return -1;
-  const std::string_view text = digest_.piece(static_cast<uint32_t>(id));
+  const std::string_view text = digest_.pieces.at(static_cast<uint32_t>(id));
   if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') return -1;
   const int high = hex(text[3]), low = hex(text[4]);
   return high < 0 || low < 0 ? -1 : high * 16 + low;

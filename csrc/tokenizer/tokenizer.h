@@ -1,5 +1,5 @@
-// Text to token ids and back, over the bundle's pre-digested tokenizer section (digest.h): byte-pair encoding with byte
-// fallback, as Hugging Face `tokenizers` does it for Gemma. A const Tokenizer may be used from any number of threads.
+// Text to token ids and back, from the digest in a bundle (digest.h): byte-pair encoding with byte fallback, as
+// Hugging Face `tokenizers` does it for Gemma. A const Tokenizer may be used from any number of threads.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/status.h"
@@ -16,7 +17,7 @@ namespace tandem {
 
 class Tokenizer {
  public:
-  // Borrows the section: it must outlive the tokenizer. Copies nothing; checks header and checksum.
+  // Checks the section and builds the tables; keeps nothing of it.
   static Result<Tokenizer> from_digest(std::span<const std::byte> section);
 
   // Longest text that encode() takes; a longer one gives no tokens (callers refuse it first, at far less).
@@ -46,7 +47,7 @@ class Tokenizer {
   int32_t unk_id() const { return digest_.unk; }
 
  private:
-  explicit Tokenizer(const digest::Digest& opened) : digest_(opened) {}
+  explicit Tokenizer(digest::Digest&& opened) : digest_(std::move(opened)) {}
   uint8_t flags_of(int32_t id) const { return id < 0 ? uint8_t{0} : digest_.flags_of(static_cast<uint32_t>(id)); }
 
   digest::Digest digest_;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -11,8 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "tokenizer/digest.h"
-#include "tokenizer/utf8.h"
+#include "tokenizer/digest_section.h"
 
 namespace digest_test {
 
@@ -25,7 +24,7 @@ struct Added {
 struct Spec {
   std::vector<std::string> pieces;                          // by id
   std::vector<std::pair<std::string, std::string>> merges;  // by rank
-  std::vector<Added> added;                                 // contents as they are searched for
+  std::vector<Added> added;                                 // of pieces, or of ids behind them
   uint32_t flags = tandem::digest::kNormalizeSpaces | tandem::digest::kByteFallback | tandem::digest::kFuseUnk |
                    tandem::digest::kDecodeSpaces;
   int32_t bos = -1, eos = -1, pad = -1, unk = -1;
@@ -34,9 +33,10 @@ struct Spec {
 inline void put(std::string* out, uint64_t value, size_t bytes) {
   for (size_t i = 0; i < bytes; ++i) out->push_back(static_cast<char>(value >> (8 * i)));
 }
-inline std::string words(const std::vector<uint32_t>& values) {
+inline std::string number(uint32_t value) {
   std::string out;
-  for (const uint32_t value : values) put(&out, value, 4);
+  for (; value > 0x7F; value >>= 7) put(&out, (value & 0x7F) | 0x80, 1);
+  put(&out, value, 1);
   return out;
 }
 inline std::span<const std::byte> as_span(const std::string& text) { return std::as_bytes(std::span(text)); }
@@ -48,84 +48,141 @@ inline void repair(std::string* section) {
   std::memcpy(section->data() + tandem::digest::kChecksumOffset, &sum, sizeof sum);
 }
 
-inline std::string write(const Spec& spec) {
-  std::map<std::string, uint32_t> ids;
-  uint32_t size = 0;
-  for (const auto& piece : spec.pieces) ids.emplace(piece, size++);
-  for (const auto& one : spec.added) size = std::max(size, one.id + 1);
+// A section in parts, so that a test can forge one of them.
+struct Parts {
+  uint32_t flags = 0, vocab_size = 0;
+  int32_t bos = -1, eos = -1, pad = -1, unk = -1;
+  uint32_t merges = 0, text_bytes = 0;
+  std::string tokens, pieces, runs, pairs;
 
-  std::string text, flags(size, '\0');
-  std::vector<uint32_t> offsets = {0}, bytes(256, tandem::digest::kNone);
-  std::vector<uint32_t> page_index(tandem::digest::kPageIndexSize, tandem::digest::kNone), pages;
-  for (uint32_t id = 0; id < size; ++id) {
-    std::string piece;
-    if (id < spec.pieces.size()) piece = spec.pieces[id], flags[id] = 1;
-    for (const auto& one : spec.added) {
-      if (one.id == id) piece = one.content, flags[id] = static_cast<char>(one.special ? 3 : 1);
+  std::string section() const {
+    std::string body;
+    for (const uint32_t value : {flags, vocab_size, static_cast<uint32_t>(bos), static_cast<uint32_t>(eos),
+                                 static_cast<uint32_t>(pad), static_cast<uint32_t>(unk), merges, text_bytes,
+                                 static_cast<uint32_t>(tokens.size()), static_cast<uint32_t>(pieces.size()),
+                                 static_cast<uint32_t>(runs.size()), static_cast<uint32_t>(pairs.size())}) {
+      put(&body, value, 4);
     }
-    text += piece;
-    offsets.push_back(static_cast<uint32_t>(text.size()));
-    if (piece.size() == 6 && piece.starts_with("<0x")) bytes[std::stoul(piece.substr(3, 2), nullptr, 16)] = id;
-    if (id >= spec.pieces.size() || piece.empty()) continue;
-    if (const auto one = tandem::utf8::decode(piece); one.valid && one.bytes == piece.size()) {
-      uint32_t& page = page_index[one.code_point / 256];
-      if (page == tandem::digest::kNone) {
-        page = static_cast<uint32_t>(pages.size() / 256);
-        pages.resize(pages.size() + 256, tandem::digest::kNone);
+    const size_t header = tandem::digest::kChecksummedFrom + body.size();
+    body += tokens + pieces + runs + pairs;
+    std::string out = "TANDTOKN";
+    put(&out, tandem::digest::kVersion, 4);
+    put(&out, header, 4);
+    put(&out, tandem::digest::kChecksummedFrom + body.size(), 8);
+    put(&out, 0, 8);
+    out += body;
+    repair(&out);
+    return out;
+  }
+};
+
+// The table of pairs.
+inline std::string pairs(const std::vector<std::pair<uint32_t, uint32_t>>& ids, uint32_t vocab_size) {
+  const unsigned bits = tandem::digest::id_bits(vocab_size);
+  std::string out((ids.size() * 2 * bits + 7) / 8 + 7, '\0');
+  size_t at = 0;
+  for (const auto& [left, right] : ids) {
+    for (const uint32_t id : {left, right}) {
+      for (unsigned bit = 0; bit < bits; ++bit, ++at) {
+        if ((id >> bit & 1) != 0) out[at / 8] = static_cast<char>(out[at / 8] | 1 << at % 8);
       }
-      pages[page * 256 + one.code_point % 256] = id;
     }
   }
-  std::array<std::vector<uint32_t>, 2> added;
-  auto sorted = spec.added;
-  std::ranges::sort(sorted, {}, &Added::content);
-  for (const auto& one : sorted) {
-    const auto at = static_cast<uint32_t>(text.size()), bytes_of = static_cast<uint32_t>(one.content.size());
-    added[one.normalized].insert(added[one.normalized].end(), {one.id, at, bytes_of, one.special ? 2u : 0u});
-    text += one.content;
-  }
-  // One bit, two buckets: small tests hold few merges.
-  std::array<std::vector<uint32_t>, 2> buckets;
-  for (uint32_t rank = 0; rank < spec.merges.size(); ++rank) {
-    const auto& [left, right] = spec.merges[rank];
-    uint32_t x = ids.at(left) * 0x9E3779B1u + ids.at(right) * 0x85EBCA6Bu;
-    x = (x ^ (x >> 15)) * 0x2C1B3C6Du;
-    auto& bucket = buckets[x >> 31];
-    bucket.insert(bucket.end(), {ids.at(left), ids.at(right), rank, ids.at(left + right)});
-  }
-  const auto first = static_cast<uint32_t>(buckets[0].size() / 4), all = static_cast<uint32_t>(spec.merges.size());
-  const std::vector<std::string> parts = {words(offsets),
-                                          flags,
-                                          text,
-                                          words(bytes),
-                                          words(page_index),
-                                          words(pages),
-                                          words({0, first, all}),
-                                          words(buckets[0]) + words(buckets[1]),
-                                          words(added[0]),
-                                          words(added[1])};
-
-  const size_t header = 32 + 48 + 16 * parts.size();
-  std::string body, payload;
-  for (const uint32_t value : {spec.flags, size, static_cast<uint32_t>(spec.bos), static_cast<uint32_t>(spec.eos),
-                               static_cast<uint32_t>(spec.pad), static_cast<uint32_t>(spec.unk), all, 1u,
-                               static_cast<uint32_t>(pages.size() / 256), static_cast<uint32_t>(added[0].size() / 4),
-                               static_cast<uint32_t>(added[1].size() / 4), 0u}) {
-    put(&body, value, 4);
-  }
-  for (const auto& part : parts) {
-    put(&body, header + payload.size(), 8);
-    put(&body, part.size(), 8);
-    payload += part;
-  }
-  std::string out = "TANDTOKN";
-  put(&out, tandem::digest::kVersion, 4);
-  put(&out, header, 4);
-  put(&out, header + payload.size(), 8);
-  put(&out, 0, 8);
-  out += body + payload;
-  repair(&out);
   return out;
+}
+
+// A run of `merges` merges that give `merged`, where `expected` is the token after the last run's.
+inline std::string run(uint32_t merges, uint32_t merged, uint32_t expected) {
+  const auto jump = static_cast<int32_t>(merged - expected);
+  std::string out = number(2 * (merges - 1) + (jump != 0 ? 1 : 0));
+  if (jump != 0) out += number(static_cast<uint32_t>(jump > 0 ? 2 * jump : -2 * jump - 1));
+  return out;
+}
+
+inline Parts parts(const Spec& spec) {
+  Parts out;
+  out.flags = spec.flags;
+  out.bos = spec.bos;
+  out.eos = spec.eos;
+  out.pad = spec.pad;
+  out.unk = spec.unk;
+  std::vector<std::string> texts = spec.pieces;
+  for (const auto& one : spec.added) texts.resize(std::max<size_t>(texts.size(), one.id + 1));
+  out.vocab_size = static_cast<uint32_t>(texts.size());
+  std::map<std::string, uint32_t> ids;
+  std::vector<uint8_t> kinds(texts.size(), 0);
+  for (uint32_t id = 0; id < spec.pieces.size(); ++id) {
+    ids.emplace(texts[id], id);
+    kinds[id] = tandem::digest::kPresent | tandem::digest::kInVocabulary | tandem::digest::kStored;
+  }
+  for (const auto& [left, right] : spec.merges) kinds[ids.at(left + right)] &= ~tandem::digest::kStored;
+  for (const auto& one : spec.added) {
+    texts[one.id] = one.content;
+    if (kinds[one.id] == 0) kinds[one.id] = tandem::digest::kPresent | tandem::digest::kStored;
+    kinds[one.id] |= one.normalized ? tandem::digest::kAddedNormalized : tandem::digest::kAddedRaw;
+    if (one.special) kinds[one.id] |= tandem::digest::kSpecial;
+  }
+  for (uint32_t id = 0; id < texts.size(); ++id) {
+    out.text_bytes += static_cast<uint32_t>(texts[id].size());
+    put(&(out.tokens += number(1)), kinds[id], 1);
+    if ((kinds[id] & tandem::digest::kStored) == 0) continue;
+    out.pieces += number(static_cast<uint32_t>(texts[id].size())) + texts[id];
+  }
+  std::vector<std::pair<uint32_t, uint32_t>> list;
+  uint32_t expected = 0;
+  for (size_t i = 0; i < spec.merges.size();) {
+    const auto& [left, right] = spec.merges[i];
+    const uint32_t merged = ids.at(left + right);
+    uint32_t same = 0;
+    for (; i < spec.merges.size() && spec.merges[i].first + spec.merges[i].second == left + right; ++i, ++same) {
+      list.emplace_back(ids.at(spec.merges[i].first), ids.at(spec.merges[i].second));
+    }
+    out.runs += run(same, merged, expected);
+    expected = merged + 1;
+  }
+  out.merges = static_cast<uint32_t>(list.size());
+  out.pairs = pairs(list, out.vocab_size);
+  return out;
+}
+
+inline std::string write(const Spec& spec) { return parts(spec).section(); }
+
+using Ids = std::vector<int32_t>;
+
+// The tokens of small_spec(); <pad>, <eos>, <bos>, <unk> and <|turn> come first.
+enum Id : int32_t {
+  kByte0 = 5 /* <0x00> */,
+  kA = kByte0 + 256,
+  kB,
+  kC,
+  kSpace,
+  kAB,
+  kBC,
+  kABC,
+  kSpace2,
+  kE,
+  kPlain,
+  kPhrase
+};
+
+inline Spec small_spec() {
+  Spec spec;
+  spec.pieces = {"<pad>", "<eos>", "<bos>", "<unk>", "<|turn>"};
+  for (int i = 0; i < 256; ++i) {
+    char name[8];
+    std::snprintf(name, sizeof name, "<0x%02X>", i);
+    spec.pieces.push_back(name);
+  }
+  for (const char* piece : {"a", "b", "c", "▁", "ab", "bc", "abc", "▁▁", "é"}) spec.pieces.push_back(piece);
+  spec.merges = {{"b", "c"}, {"▁", "▁"}, {"a", "b"}, {"a", "bc"}, {"ab", "c"}};
+  for (uint32_t id = 0; id < 5; ++id) spec.added.push_back({id, spec.pieces[id], true, false});
+  spec.added.push_back({kPlain, "<b>", false, false});
+  spec.added.push_back({kPhrase, "a▁a", false, true});
+  spec.bos = 2;
+  spec.eos = 1;
+  spec.pad = 0;
+  spec.unk = 3;
+  return spec;
 }
 
 }  // namespace digest_test

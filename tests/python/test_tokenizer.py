@@ -117,6 +117,16 @@ class Pair:
     theirs: Any
     special: list[str]
     pieces: list[str]
+    digest_bytes: int
+
+
+def make_pair(body: bytes) -> Pair:
+    native = pytest.importorskip("tandem_lm._native", reason="the C++ module is not built")
+    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers is not installed")
+    theirs = tokenizers.Tokenizer.from_str(body.decode())
+    added = [t.content for t in theirs.get_added_tokens_decoder().values()]
+    section = digest(body)
+    return Pair(native.Tokenizer.from_digest(section), theirs, added, sorted(theirs.get_vocab()), len(section))
 
 
 def gguf_json(folder: Path) -> bytes:
@@ -136,8 +146,6 @@ def gguf_json(folder: Path) -> bytes:
     scope="module", params=["tiny-gemma4", "tiny-gemma3", "gemma4", pytest.param("gemma3", marks=pytest.mark.slow)]
 )
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    native = pytest.importorskip("tandem_lm._native", reason="the C++ module is not built")
-    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers is not installed")
     if request.param.startswith("tiny-"):
         body = json.dumps(tokenizer_json(request.param.removeprefix("tiny-"))).encode()
     elif request.param == "gemma4":
@@ -147,9 +155,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         body = found[0].read_bytes()
     else:
         body = gguf_json(tmp_path_factory.mktemp("gemma3"))
-    theirs = tokenizers.Tokenizer.from_str(body.decode())
-    added = [t.content for t in theirs.get_added_tokens_decoder().values()]
-    return Pair(native.Tokenizer.from_digest(digest(body)), theirs, added, sorted(theirs.get_vocab()))
+    return make_pair(body)
 
 
 def differences(pair: Pair, seed: int, count: int) -> list[str]:
@@ -207,9 +213,59 @@ def test_long_inputs_end(pair: Pair) -> None:
         assert pair.ours.decode(ids) == one * (1 << 20)
 
 
+def test_digest_is_small(pair: Pair) -> None:
+    """Gemma 4's needs 10.4 bytes a token: two merges of two ids of 18 bits, and what says which token they give."""
+    assert pair.digest_bytes < 12 * pair.ours.vocab_size
+
+
 # ------------------------------------------------------------------------------------------------- the digest itself
 def tiny() -> dict[str, Any]:
     return copy.deepcopy(tokenizer_json("gemma4"))
+
+
+def add_tokens(config: dict[str, Any]) -> None:
+    """Behind the vocabulary, some of them found in the normalised text."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "special": False}
+    free = len(config["model"]["vocab"])
+    for content, normalized in (("a b", True), ("☃", False), ("<0x41> ", False), (" sun", True), ("▁sun the", False)):
+        config["added_tokens"].append({"id": free, "content": content, "normalized": normalized, **flags})
+        free += 1
+
+
+def repeat_merges(config: dict[str, Any]) -> None:
+    """A pair has the rank at which it stands last."""
+    merges = config["model"]["merges"]
+    merges += merges[: len(merges) // 2]
+
+
+def reverse_merges(config: dict[str, Any]) -> None:
+    """Most pieces come before their parts, so that they cannot be put together."""
+    config["model"]["merges"].reverse()
+
+
+def scatter_ids(config: dict[str, Any]) -> None:
+    """Ids in no order, with holes between them."""
+    vocab = config["model"]["vocab"]
+    fixed = {entry["content"] for entry in config["added_tokens"]}
+    free = iter(random.Random(3).sample(range(len(vocab), 4 * len(vocab)), len(vocab)))
+    config["model"]["vocab"] = {piece: i if piece in fixed else next(free) for piece, i in vocab.items()}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        add_tokens,
+        repeat_merges,
+        reverse_merges,
+        scatter_ids,
+        lambda config: config["model"].update(merges=[]),
+        lambda config: config["model"]["vocab"].pop("<0x41>"),
+    ],
+)
+def test_unusual_vocabularies_equal_hugging_face(edit: Callable[[dict[str, Any]], None]) -> None:
+    config = tiny()
+    edit(config)
+    assert differences(make_pair(json.dumps(config).encode()), 3, 500)[:5] == []
 
 
 def test_same_input_same_bytes() -> None:
@@ -221,7 +277,7 @@ def test_header_counts_and_checksum() -> None:
     config = tiny()
     section = digest(json.dumps(config).encode())
     magic, version, _, total, stored = HEADER.unpack_from(section)
-    assert (magic, version, total) == (b"TANDTOKN", 1, len(section))
+    assert (magic, version, total) == (b"TANDTOKN", 2, len(section))
     assert stored == checksum(section[HEADER.size :])
     _, size, bos, eos, pad, unk, merges = struct.unpack_from("<IIiiiiI", section, HEADER.size)
     assert (size, bos, eos, pad, unk) == (len(config["model"]["vocab"]), 2, 1, 0, 3)
@@ -262,6 +318,7 @@ def edit_added(**flags: Any) -> Callable[[dict[str, Any]], None]:
         (change(model__dropout=0.1), "model.dropout"),
         (change(model__ignore_merges=True), "model.ignore_merges"),
         (change(model__unk_token="none such"), "unk_token"),
+        (lambda config: config["model"]["vocab"].update({"x" * 70_000: 4000}), "piece 4000 is longer than 65535 bytes"),
         (change(model__vocab={}), "model.vocab is empty"),
         (change(model__vocab=None), "model.vocab is missing"),
         (change(model__vocab__a=-1), "id -1"),
