@@ -53,10 +53,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Com
 
 
 def test_calibration_takes_half_of_the_loss_away(compared: dict[str, Comparison]) -> None:
-    """Measured: perplexity 1.140 times float32's, 1.389 without; divergence 0.148 and 0.354."""
+    """Measured: perplexity 1.14 to 1.15 times float32's, 1.38 to 1.39 without; divergence 0.15 and 0.35."""
     plain, calibrated = compared["plain"], compared["calibrated"]
     assert ratio(plain) > 1.25  # or else there is nothing to win, and the test says nothing
-    assert ratio(calibrated) < 1.18
+    assert ratio(calibrated) < 1.19
     assert ratio(calibrated) - 1 < 0.5 * (ratio(plain) - 1)
     assert calibrated.kl < 0.5 * plain.kl
     assert calibrated.same_top > plain.same_top + 0.05
