@@ -47,9 +47,9 @@ def has_amx() -> bool:
 def test_converted_blocks_have_scales_of_8_bits(bundle: Callable[[str, str], Path], tmp_path: Path) -> None:
     found = matrices(packed(bundle("gemma4", "int4-block32"), tmp_path))
     assert {(bits, block) for _, _, _, bits, block, _, _, _ in found} == {(8, 0), (4, 32)}
-    for _, _, _, _, block, _, byte_scales, offset in found:
-        assert byte_scales == (block == 32 and not has_amx())
-        assert offset % 64 == 0
+    with_bytes = {byte_scales for _, _, _, _, block, _, byte_scales, _ in found if block == 32}
+    assert with_bytes == {1} or (with_bytes == {0} and has_amx())  # whose kernels take 16 bits
+    assert not any(m[6] for m in found if m[4] == 0) and not any(m[7] % 64 for m in found)
 
 
 def test_scales_of_another_maker_keep_16_bits(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
