@@ -31,6 +31,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .errors import ConversionError
+from .metadata import varint
 
 Merge: TypeAlias = tuple[int, int, int]  # ids: left, right, merged
 
@@ -205,16 +206,6 @@ def checksum(data: bytes) -> int:
     return (int(np.add.reduce(words)) + len(data)) & 0xFFFFFFFFFFFFFFFF
 
 
-def _number(value: int) -> bytes:
-    """LEB128."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 def _derivable(vocab: Mapping[str, int], merges: Sequence[Merge]) -> set[int]:
     """The tokens whose pieces a reader of the merges, by rank, can put together from the others."""
     made = {merged for _, _, merged in merges}
@@ -226,7 +217,7 @@ def _derivable(vocab: Mapping[str, int], merges: Sequence[Merge]) -> set[int]:
 
 
 def _token_runs(flags: Sequence[int]) -> bytes:
-    return b"".join(_number(len(list(run))) + bytes([value]) for value, run in groupby(flags))
+    return b"".join(varint(len(list(run))) + bytes([value]) for value, run in groupby(flags))
 
 
 def _merge_runs(merges: Sequence[Merge]) -> bytes:
@@ -234,9 +225,9 @@ def _merge_runs(merges: Sequence[Merge]) -> bytes:
     expected = 0
     for merged, run in groupby(merge[2] for merge in merges):
         jump = merged - expected
-        out += _number(2 * (len(list(run)) - 1) + (jump != 0))
+        out += varint(2 * (len(list(run)) - 1) + (jump != 0))
         if jump:
-            out += _number(2 * jump if jump > 0 else -2 * jump - 1)
+            out += varint(2 * jump if jump > 0 else -2 * jump - 1)
         expected = merged + 1
     return bytes(out)
 
@@ -298,7 +289,7 @@ def digest(
         kinds[one.id] |= (SPECIAL if one.special else 0) | (ADDED_NORMALIZED if one.normalized else ADDED_RAW)
     tables = (
         _token_runs(kinds),
-        b"".join(_number(len(text)) + text for text, kind in zip(texts, kinds, strict=True) if kind & STORED),
+        b"".join(varint(len(text)) + text for text, kind in zip(texts, kinds, strict=True) if kind & STORED),
         _merge_runs(merges),
         _pairs(merges, size),
     )

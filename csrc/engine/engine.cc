@@ -127,7 +127,7 @@ Result<bool> Engine::create_native_target(const litert::CpuOptions& cpu) {
   const ModelSpec& spec = bundle_.manifest().model;
   if (!fast_ || section.empty()) return false;
   TANDEM_ASSIGN_OR_RETURN(const WeightTable table, read_weight_table(section, spec, model.size()));
-  if (!NativeStep::suits(table, spec)) return false;
+  if (!NativeStep::suits(table)) return false;
 
   const uint64_t bytes = PackedWeights::most_bytes(table);
   TANDEM_ASSIGN_OR_RETURN(auto cache, litert::WeightCache::prepare(options_.cache_dir, cache_name_ + ".packed", bytes));

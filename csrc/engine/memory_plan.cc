@@ -92,7 +92,7 @@ MemoryInputs memory_inputs(const Bundle& bundle, const std::string& graph, KvTyp
   inputs.fast = has_fast && graph != "portable";
   if (inputs.fast && bundle.find(kWeightTable) != nullptr) {
     const auto table = read_weight_table(bundle.section(kWeightTable), manifest.model, inputs.weight_bytes);
-    inputs.native = table.ok() && NativeStep::suits(table.value(), manifest.model);
+    inputs.native = table.ok() && NativeStep::suits(table.value());
     if (inputs.native) {
       inputs.weight_bytes = PackedWeights::expected_bytes(table.value());
       inputs.flatbuffer_bytes = table.value().embed.offset;  // where the weights begin

@@ -28,23 +28,13 @@ bool fits(const MatrixPlace& place) {
   return place.inputs % kVector == 0 && place.outputs % kVector == 0;
 }
 
-std::vector<MatrixPlace> places(const LayerWeights& layer, bool k_eq_v) {
-  std::vector<MatrixPlace> all = {layer.q, layer.k, layer.o, layer.gate, layer.up, layer.down};
-  if (!k_eq_v) all.push_back(layer.v);
-  return all;
-}
-
 float* floats(const Mapping& memory) { return static_cast<float*>(memory.get()); }
 
 }  // namespace
 
-bool NativeStep::suits(const WeightTable& table, const ModelSpec& spec) {
-  if (!linear_available() || !fits(table.embed)) return false;
-  for (std::size_t i = 0; i < table.layers.size(); ++i) {
-    const auto all = places(table.layers[i], spec.layers[i].k_eq_v);
-    if (!std::all_of(all.begin(), all.end(), fits)) return false;
-  }
-  return true;
+bool NativeStep::suits(const WeightTable& table) {
+  const std::vector<const MatrixPlace*> all = matrices_of(table);
+  return linear_available() && std::all_of(all.begin(), all.end(), [](const MatrixPlace* one) { return fits(*one); });
 }
 
 Result<std::unique_ptr<NativeStep>> NativeStep::create(const WeightTable& table, const ModelSpec& spec,

@@ -25,7 +25,7 @@ class NativeStep {
   static constexpr int kMostRows = 2048;  // of a prompt that cannot be cut: an image
 
   // Whether this CPU has the kernels and they can multiply all these matrices. Reads no weights.
-  static bool suits(const WeightTable& table, const ModelSpec& spec);
+  static bool suits(const WeightTable& table);
 
   // kBackend when `packed` lacks a matrix of the table. `pool` must outlive the step.
   static Result<std::unique_ptr<NativeStep>> create(const WeightTable& table, const ModelSpec& spec,

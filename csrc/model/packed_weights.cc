@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <set>
 #include <system_error>
@@ -31,16 +32,6 @@ constexpr int64_t kScaleTask = 1 << 16;  // scales that a thread looks at at a t
 using Words = std::vector<uint64_t>;
 
 uint64_t aligned(uint64_t at) { return (at + kAlignment - 1) / kAlignment * kAlignment; }
-
-std::vector<const MatrixPlace*> places(const WeightTable& table) {
-  std::vector<const MatrixPlace*> all{&table.embed};
-  for (const LayerWeights& layer : table.layers) {
-    for (const MatrixPlace* place : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
-      if (place->bytes > 0) all.push_back(place);  // v may be k
-    }
-  }
-  return all;
-}
 
 PackedMatrix shape_of(const MatrixPlace& place) {
   PackedMatrix matrix;
@@ -79,7 +70,7 @@ Status each(ThreadPool& pool, int64_t count, const std::function<Status(int64_t)
 }
 
 uint64_t file_bytes(const WeightTable& table, bool byte_scales) {
-  const std::vector<const MatrixPlace*> all = places(table);
+  const std::vector<const MatrixPlace*> all = matrices_of(table);
   uint64_t bytes = header_bytes(all.size());
   for (const MatrixPlace* place : all) {
     PackedMatrix matrix = shape_of(*place);
@@ -175,7 +166,7 @@ uint64_t PackedWeights::most_bytes(const WeightTable& table) { return file_bytes
 uint64_t PackedWeights::expected_bytes(const WeightTable& table) { return file_bytes(table, !has_tiles()); }
 
 Status PackedWeights::make(const WeightSource& source, ThreadPool& pool, int fd) {
-  const std::vector<const MatrixPlace*> all = places(source.table);
+  const std::vector<const MatrixPlace*> all = matrices_of(source.table);
   std::set<uint64_t> buffers;
   for (const MatrixPlace* place : all) buffers.insert(place->buffer);
   TANDEM_ASSIGN_OR_RETURN(const auto scales, find_scales(source.model, buffers));

@@ -58,6 +58,16 @@ class Cursor {
 
 }  // namespace
 
+std::vector<const MatrixPlace*> matrices_of(const WeightTable& table) {
+  std::vector<const MatrixPlace*> all{&table.embed};
+  for (const LayerWeights& layer : table.layers) {
+    for (const MatrixPlace* place : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+      if (place->bytes > 0) all.push_back(place);  // v may be k
+    }
+  }
+  return all;
+}
+
 Result<WeightTable> read_weight_table(std::span<const std::byte> section, const ModelSpec& spec, uint64_t model_bytes) {
   Cursor cursor(section, model_bytes);
   uint64_t magic = 0;

@@ -39,6 +39,9 @@ struct WeightTable {
   std::vector<LayerWeights> layers;
 };
 
+// All matrices, the table of embeddings first; into `table`, which must outlive the list.
+std::vector<const MatrixPlace*> matrices_of(const WeightTable& table);
+
 // The pointers go into `section`. kBundle when it does not fit `spec` or `model_bytes`, the size of the model's
 // section.
 Result<WeightTable> read_weight_table(std::span<const std::byte> section, const ModelSpec& spec, uint64_t model_bytes);
